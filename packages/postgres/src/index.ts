@@ -1,0 +1,17 @@
+/**
+ * The public face of @leasehold/postgres: connections, the migrator, the embedded server.
+ *
+ * Other packages import from this file only. What a task is, nobody here knows; that is @leasehold/queue.
+ */
+export {
+  type EmbeddedOptions,
+  type EmbeddedServer,
+  findEmbedded,
+  startEmbedded,
+  stopEmbedded,
+} from './embedded/server.ts'
+export { type MigrateOptions, type MigrateResult, migrate } from './migrate.ts'
+export { type MigrationSet, leaseholdMigrations } from './migration-files.ts'
+export { type PoolOptions, isFailover, openPool } from './pool.ts'
+export { type ResolvedDatabase, resolveDatabase } from './resolve-database.ts'
+export { type SchemaOptions, type SchemaStatus, assertSchema, schemaStatus } from './schema-status.ts'

@@ -1,0 +1,266 @@
+/**
+ * The migrator: brings a database to the version of this program.
+ *
+ * Invariant: a file, its row in the bookkeeping, its checksum and the new fingerprint commit together or not at all,
+ * one transaction for each file, under one lock, so that any number of processes may start at once. The lock belongs to
+ * the transaction, which is what makes this work through PgBouncer.
+ * Refuses databases that are newer, edited files and schemas changed by hand; how that is found is in schema-status.ts.
+ */
+import { LeaseholdError, SchemaVersionError } from '@leasehold/queue'
+import { Kysely, PostgresAdapter, PostgresDialect, type PostgresPool, sql } from 'kysely'
+import { type Migration, Migrator } from 'kysely/migration'
+import { DatabaseError, type Pool, type PoolClient } from 'pg'
+import { errorCode } from './error-code.ts'
+import { takeFingerprint } from './fingerprint.ts'
+import {
+  type MigrationFile,
+  type MigrationSet,
+  leaseholdMigrations,
+  readMigrations,
+} from './migration-files.ts'
+import { openPool } from './pool.ts'
+import { type SchemaStatus, bookkeepingSchema, compareSchema } from './schema-status.ts'
+
+/** What to apply and how patiently. */
+export interface MigrateOptions {
+  /** Another set of migrations than Leasehold's own, for instance a pipeline's domain tables. */
+  readonly set?: MigrationSet
+  /** Another folder for the set's files. */
+  readonly folder?: string
+  /** Longest wait for another process that migrates; default 5 min. */
+  readonly waitMs?: number
+  /** Longest wait of one statement for a table lock, while which all other users of the table wait too; default 15 s. */
+  readonly lockTimeoutMs?: number
+}
+
+/** `applied` holds the names applied by this call, in order; `version` is the newest applied name, null when none is. */
+export interface MigrateResult {
+  readonly applied: string[]
+  readonly version: string | null
+}
+
+// One lock for all sets: they share the bookkeeping schema. 'lease' in ASCII.
+const lockKey = '465524354917'
+
+/**
+ * Applies what is missing, in order, each file in its own transaction.
+ *
+ * Does nothing to a database that is up to date, except taking the fingerprint anew after a PostgreSQL major upgrade.
+ * Throws {@link SchemaVersionError} ('ahead', 'changed-file', 'tampered') and changes nothing; LeaseholdError
+ * 'MIGRATION_LOCKED' when another process or a table lock held on for too long, 'MIGRATION_FAILED' with file and line.
+ */
+export async function migrate(target: string | Pool, options: MigrateOptions = {}): Promise<MigrateResult> {
+  if (typeof target !== 'string') return migratePool(target, options)
+  const pool = openPool({ connectionString: target, applicationName: 'leasehold migrate', max: 1 })
+  try {
+    return await migratePool(pool, options)
+  } finally {
+    await pool.end()
+  }
+}
+
+async function migratePool(pool: Pool, options: MigrateOptions): Promise<MigrateResult> {
+  const set = { ...(options.set ?? leaseholdMigrations), ...(options.folder && { folder: options.folder }) }
+  if (!/^[a-z][a-z0-9_]{0,40}$/.test(set.name))
+    throw new TypeError(`not a name for a migration set: ${set.name}`)
+  const files = await readMigrations(set.folder)
+  const client = await pool.connect()
+  const applied: string[] = []
+  let broken = true
+  try {
+    for (;;) {
+      const name = await applyNext(client, set, files, options)
+      if (name === null) break
+      applied.push(name)
+    }
+    broken = false
+  } finally {
+    client.release(broken)
+  }
+  return { applied, version: files.at(-1)?.name ?? null }
+}
+
+/** One transaction: applies the first missing file and returns its name, or null when none is missing. */
+async function applyNext(
+  client: PoolClient,
+  set: MigrationSet,
+  files: readonly MigrationFile[],
+  options: MigrateOptions,
+): Promise<string | null> {
+  const db = new Kysely<unknown>({ dialect: new OneClientDialect(client) })
+  return db.transaction().execute(async (trx) => {
+    await lock(client, options.waitMs ?? 300_000)
+    await createBookkeeping(client)
+    const status = await compareSchema(client, set, files)
+    refuseUnsound(status)
+    const next = status.pending[0]
+    if (next !== undefined) {
+      refuseLate(next, status.databaseVersion)
+      await client.query("select set_config('lock_timeout', $1, true)", [
+        `${options.lockTimeoutMs ?? 15_000}ms`,
+      ])
+      await applyFile(trx, client, set, files)
+      const file = files.find((f) => f.name === next)
+      await client.query(
+        `insert into ${bookkeepingSchema}.checksums (set_name, name, sha256) values ($1, $2, $3)`,
+        [set.name, next, file?.sha256],
+      )
+    }
+    if (next !== undefined || !status.objectsCompared) await storeFingerprint(client, set)
+    return next ?? null
+  })
+}
+
+function refuseUnsound(status: SchemaStatus): void {
+  if (status.state === 'ahead' || status.state === 'changed-file' || status.state === 'tampered') {
+    throw new SchemaVersionError({ problem: status.state, ...status })
+  }
+}
+
+/** A file that arrives below one already applied would run in another order here than on a fresh database. */
+function refuseLate(next: string, databaseVersion: string | null): void {
+  if (databaseVersion === null || next > databaseVersion) return
+  throw new LeaseholdError(
+    'MIGRATIONS',
+    `Migration ${next} sorts before ${databaseVersion}, which is applied already. Give the file a higher number.`,
+  )
+}
+
+async function lock(client: PoolClient, waitMs: number): Promise<void> {
+  await client.query(
+    "select set_config('lock_timeout', $1, true), set_config('statement_timeout', '0', true)",
+    [`${waitMs}ms`],
+  )
+  try {
+    await client.query(`select pg_advisory_xact_lock(${lockKey})`)
+  } catch (cause) {
+    if (errorCode(cause) !== '55P03') throw cause
+    throw new LeaseholdError(
+      'MIGRATION_LOCKED',
+      `Another process has been migrating this database for more than ${waitMs / 1000} s. ` +
+        'Look for it in pg_stat_activity (application_name "leasehold migrate"), then run this again.',
+      { cause },
+    )
+  }
+}
+
+/** The tables hold names and digests only; every role may read them, because every process checks at its start. */
+async function createBookkeeping(client: PoolClient): Promise<void> {
+  const found = await client.query(
+    `select from pg_class where oid = to_regclass('${bookkeepingSchema}.fingerprints')`,
+  )
+  if (found.rowCount === 1) return
+  await client.query(`
+    create schema if not exists ${bookkeepingSchema};
+    create table ${bookkeepingSchema}.checksums (
+      set_name text not null,
+      name text not null,
+      sha256 text not null,
+      applied_at timestamptz not null default clock_timestamp(),
+      primary key (set_name, name)
+    );
+    create table ${bookkeepingSchema}.fingerprints (
+      set_name text primary key,
+      server_major int not null,
+      objects jsonb not null,
+      taken_at timestamptz not null default clock_timestamp()
+    );
+    grant usage on schema ${bookkeepingSchema} to public;
+    grant select on ${bookkeepingSchema}.checksums, ${bookkeepingSchema}.fingerprints to public;
+  `)
+}
+
+async function applyFile(
+  trx: Kysely<unknown>,
+  client: PoolClient,
+  set: MigrationSet,
+  files: readonly MigrationFile[],
+): Promise<void> {
+  const migrations = Object.fromEntries(files.map((file) => [file.name, toMigration(file, client)]))
+  const migrator = new Migrator({
+    db: trx,
+    provider: { getMigrations: () => Promise.resolve(migrations) },
+    migrationTableSchema: bookkeepingSchema,
+    migrationTableName: `applied_${set.name}`,
+    migrationLockTableName: 'migration_lock',
+  })
+  const { error } = await migrator.migrateUp()
+  if (error !== undefined) throw error
+}
+
+function toMigration(file: MigrationFile, client: PoolClient): Migration {
+  return {
+    async up(db) {
+      const before = await transactionId(client)
+      await sql
+        .raw(file.sql)
+        .execute(db)
+        .catch((cause: unknown) => refuseFile(file, cause))
+      // A file with its own COMMIT would leave its second half without the lock and the bookkeeping.
+      if ((await transactionId(client)) !== before) {
+        throw new LeaseholdError(
+          'MIGRATION_FAILED',
+          `Migration ${file.name} ends its transaction by itself. Remove its BEGIN, COMMIT or ROLLBACK.`,
+        )
+      }
+    },
+  }
+}
+
+async function transactionId(client: PoolClient): Promise<string | undefined> {
+  const { rows } = await client.query<{ id: string }>('select pg_current_xact_id()::text as id')
+  return rows[0]?.id
+}
+
+function refuseFile(file: MigrationFile, cause: unknown): never {
+  if (errorCode(cause) === '55P03') {
+    throw new LeaseholdError(
+      'MIGRATION_LOCKED',
+      `Migration ${file.name} waited too long for a table lock. Nothing was changed; ` +
+        'find the long transaction in pg_stat_activity, then run this again.',
+      { cause },
+    )
+  }
+  const position = cause instanceof DatabaseError ? cause.position : undefined
+  const message = cause instanceof Error ? cause.message : String(cause)
+  const line =
+    position === undefined ? '' : ` at line ${file.sql.slice(0, Number(position)).split('\n').length}`
+  throw new LeaseholdError(
+    'MIGRATION_FAILED',
+    `Migration ${file.name} failed${line}: ${message}. Nothing of this file was kept; mend it and run this again.`,
+    { cause },
+  )
+}
+
+async function storeFingerprint(client: PoolClient, set: MigrationSet): Promise<void> {
+  const { objects, major } = await takeFingerprint(client, set.schema)
+  await client.query(
+    `insert into ${bookkeepingSchema}.fingerprints (set_name, server_major, objects) values ($1, $2, $3)
+     on conflict (set_name) do update
+     set server_major = excluded.server_major, objects = excluded.objects, taken_at = clock_timestamp()`,
+    [set.name, major, JSON.stringify(objects)],
+  )
+}
+
+/** Kysely over one checked-out client. The lock is taken before Kysely runs, so its own session lock is left out. */
+class OneClientDialect extends PostgresDialect {
+  constructor(client: PoolClient) {
+    const lent = { query: client.query.bind(client), release: () => {} }
+    const pool = { connect: () => Promise.resolve(lent), end: () => Promise.resolve(), options: {} }
+    super({ pool: pool satisfies PostgresPool })
+  }
+
+  override createAdapter(): PostgresAdapter {
+    return new LockedAdapter()
+  }
+}
+
+class LockedAdapter extends PostgresAdapter {
+  override acquireMigrationLock(): Promise<void> {
+    return Promise.resolve()
+  }
+
+  override releaseMigrationLock(): Promise<void> {
+    return Promise.resolve()
+  }
+}

@@ -1,0 +1,70 @@
+/**
+ * Migrations on disk: reads a folder of plain, numbered SQL files.
+ *
+ * Invariant: the same files give the same names, order and checksums on every machine (line endings do not count).
+ * Refuses gaps in good manners: wrong names, two files with one number, an empty file. Applying them is migrate.ts.
+ */
+import { createHash } from 'node:crypto'
+import { readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { LeaseholdError } from '@leasehold/queue'
+
+/** Migrations which belong together: one folder of files which together own one schema. */
+export interface MigrationSet {
+  /** Names the set in the bookkeeping, lower case; two sets never share a name. */
+  readonly name: string
+  /** Absolute path of the folder with the `NNNN_slug.sql` files. */
+  readonly folder: string
+  /** The schema whose objects the set owns and guards. */
+  readonly schema: string
+}
+
+/** One file: its name without `.sql`, its text, and the SHA-256 of the text in hex. */
+export interface MigrationFile {
+  readonly name: string
+  readonly sql: string
+  readonly sha256: string
+}
+
+/** Leasehold's own migrations, in /migrations of the repository. The path is the same from src/ and from dist/. */
+export const leaseholdMigrations: MigrationSet = {
+  name: 'leasehold',
+  folder: fileURLToPath(new URL('../../../migrations/', import.meta.url)),
+  schema: 'leasehold',
+}
+
+const fileName = /^(\d{4})_[a-z0-9_]+\.sql$/
+
+/** Reads the files of a folder in order. An empty folder gives an empty list; throws LeaseholdError 'MIGRATIONS'. */
+export async function readMigrations(folder: string): Promise<MigrationFile[]> {
+  const entries = await readdir(folder).catch((cause: unknown) => {
+    throw new LeaseholdError(
+      'MIGRATIONS',
+      `The migrations folder ${folder} cannot be read. Check the installation.`,
+      {
+        cause,
+      },
+    )
+  })
+  // schema.sql is the dump that the check compares with; it is generated, never applied.
+  const names = entries.filter((entry) => entry.endsWith('.sql') && entry !== 'schema.sql').sort()
+  const numbers = new Set<string>()
+  const files: MigrationFile[] = []
+  for (const entry of names) {
+    const number = fileName.exec(entry)?.[1]
+    if (number === undefined)
+      throw refused(entry, 'is not named NNNN_slug.sql (lower case, digits, underscores)')
+    if (numbers.has(number)) throw refused(entry, `repeats the number ${number}`)
+    numbers.add(number)
+    const sql = (await readFile(join(folder, entry), 'utf8')).replaceAll('\r\n', '\n')
+    if (sql.trim() === '') throw refused(entry, 'is empty')
+    const sha256 = createHash('sha256').update(sql).digest('hex')
+    files.push({ name: entry.slice(0, -'.sql'.length), sql, sha256 })
+  }
+  return files
+}
+
+function refused(entry: string, why: string): LeaseholdError {
+  return new LeaseholdError('MIGRATIONS', `Migration ${entry} ${why}. Rename or remove the file.`)
+}

@@ -1,0 +1,75 @@
+/**
+ * A database for each test file: a clone of the migrated template, on the run's one server.
+ *
+ * Invariant: no two files share a database, so they may run side by side and leave rows behind. Time moves only by
+ * `advance`. Roles are shared by the whole server: a test that makes one gives it a name of its own.
+ */
+import { openPool } from '@leasehold/postgres'
+import { Client, type Pool } from 'pg'
+import { inject } from 'vitest'
+import { inDatabase } from './global-setup.ts'
+
+/** One file's database. */
+export interface TestDatabase {
+  readonly url: string
+  readonly name: string
+  /** PostgreSQL's major version. */
+  readonly major: number
+  readonly pool: Pool
+  /** A connected client of its own session, for races; ended by `drop` at the latest. */
+  client(): Promise<Client>
+  /** Moves the database's clock ahead. */
+  advance(ms: number): Promise<void>
+  /** Ends all clients and removes the database. */
+  drop(): Promise<void>
+}
+
+let count = 0
+
+/** Clones the template; with `empty`, makes a database that was never migrated. Call in `beforeAll`, drop in `afterAll`. */
+export async function createTestDatabase(
+  options: { empty?: boolean; max?: number } = {},
+): Promise<TestDatabase> {
+  const server = inject('testServer')
+  if (!options.empty && server.templateError !== null) {
+    throw new Error(`The migrations do not apply: ${server.templateError}`)
+  }
+  const name = `test_${process.pid}_${++count}_${Date.now().toString(36)}`
+  const template = options.empty ? 'template0' : server.template
+  await asAdmin(`create database ${name} template ${template}`)
+  const url = inDatabase(server.adminUrl, name)
+  const pool = openPool({ connectionString: url, applicationName: 'test', max: options.max ?? 10 })
+  const clients = new Set<Client>()
+  return {
+    url,
+    name,
+    major: server.major,
+    pool,
+    async client() {
+      const client = new Client({ connectionString: url, application_name: 'test client' })
+      // Tests end sessions on purpose; their queries report it.
+      client.on('error', () => {})
+      await client.connect()
+      clients.add(client)
+      return client
+    },
+    async advance(ms) {
+      await pool.query("update leasehold_test.clock set ahead = ahead + $1 * interval '1 millisecond'", [ms])
+    },
+    async drop() {
+      await Promise.all([...clients].map((client) => client.end().catch(() => {})))
+      await pool.end()
+      await asAdmin(`drop database if exists ${name} with (force)`)
+    },
+  }
+}
+
+async function asAdmin(sql: string): Promise<void> {
+  const admin = new Client({ connectionString: inject('testServer').adminUrl })
+  await admin.connect()
+  try {
+    await admin.query(sql)
+  } finally {
+    await admin.end()
+  }
+}

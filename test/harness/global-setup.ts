@@ -34,7 +34,7 @@ const settings = {
   shared_buffers: '128MB',
   max_connections: '200',
   max_prepared_transactions: '10',
-  log_min_messages: 'panic',
+  log_min_messages: 'fatal',
 }
 
 type Running = { readonly adminUrl: string; readonly binDir: string | undefined; stop(): Promise<void> }

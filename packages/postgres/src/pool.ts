@@ -13,7 +13,7 @@ import { errorCode } from './error-code.ts'
 /** How a pool is opened. Everything but the first two has a default which suits a daemon. */
 export interface PoolOptions {
   readonly connectionString: string
-  /** Shown in pg_stat_activity; the database cuts it at 63 bytes. */
+  /** Shown in pg_stat_activity, which cuts it at 63 bytes. */
   readonly applicationName: string
   /** Most connections at once; default 10. */
   readonly max?: number
@@ -69,7 +69,7 @@ function checkAddress(connectionString: string): void {
 function toPgConfig(options: PoolOptions): PoolConfig {
   return {
     connectionString: options.connectionString,
-    application_name: Buffer.from(options.applicationName).subarray(0, 63).toString(),
+    application_name: options.applicationName,
     max: options.max ?? 10,
     connectionTimeoutMillis: options.connectTimeoutMs ?? 10_000,
     idleTimeoutMillis: options.idleTimeoutMs ?? 30_000,

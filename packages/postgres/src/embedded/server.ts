@@ -7,7 +7,8 @@
  * Refuses to decide between this and a DATABASE_URL; that is resolve-database.ts.
  */
 import { spawn } from 'node:child_process'
-import { open, readFile, realpath, writeFile } from 'node:fs/promises'
+import { once } from 'node:events'
+import { open, readFile, readdir, realpath, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -78,12 +79,16 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedS
   const deadline = Date.now() + (options.startTimeoutMs ?? 300_000)
   for (let attempt = 1; ; attempt++) {
     await removeStalePid(paths.data)
-    const port = options.port ?? (await choosePort(paths, attempt))
+    const port = options.port ?? (await choosePort(paths))
     const outcome = await launch(paths, binaries, account, { ...options, port }, deadline)
-    if (outcome === 'port taken' && options.port === undefined && attempt < 8) continue
-    if (typeof outcome === 'string') throw await startFailure(paths, outcome)
+    if (typeof outcome === 'string') {
+      const taken = !(await isFree(port))
+      // Somebody took the port between our look at it and the server's.
+      if (taken && options.port === undefined && attempt < 8) continue
+      throw startFailure(paths, taken ? `port ${port} is taken` : outcome)
+    }
     const server = await describe(paths, outcome.postmaster, outcome.started)
-    if (server === null) throw await startFailure(paths, 'it refuses our password')
+    if (server === null) throw startFailure(paths, 'it refuses our password')
     await writeFile(paths.portFile, `${server.port}\n`)
     log(outcome.started ? 'database server started' : 'attached to the running database server')
     return server
@@ -150,13 +155,18 @@ async function launch(
   return 'it did not become ready in time'
 }
 
+/** The server says first things to startup.log; once its log collector runs, the rest goes to the log folder. */
 async function whyEnded(paths: ClusterPaths): Promise<string> {
   const said = await readFile(join(paths.root, 'startup.log'), 'utf8').catch(() => '')
-  if (/could not bind|Address already in use|could not create any TCP/i.test(said)) return 'port taken'
-  return said.trim() || 'it ended without a word'
+  const logs = (await readdir(paths.log)).map((name) => join(paths.log, name))
+  const times = await Promise.all(logs.map(async (name) => (await stat(name)).mtimeMs))
+  const newest = logs[times.indexOf(Math.max(...times))]
+  const logged = newest === undefined ? '' : await readFile(newest, 'utf8').catch(() => '')
+  const words = [...said.trim().split('\n'), ...logged.trim().split('\n').slice(-5)]
+  return words.filter((line) => line !== '' && !line.includes('logging collector')).join('\n')
 }
 
-async function startFailure(paths: ClusterPaths, why: string): Promise<LeaseholdError> {
+function startFailure(paths: ClusterPaths, why: string): LeaseholdError {
   return new LeaseholdError(
     'EMBEDDED',
     `The embedded PostgreSQL in ${paths.root} did not start: ${why}\nIts log is in ${paths.log}. ` +
@@ -164,17 +174,28 @@ async function startFailure(paths: ClusterPaths, why: string): Promise<Leasehold
   )
 }
 
-/** The port of last time keeps bookmarks and psql histories valid; a second attempt takes whatever is free. */
-async function choosePort(paths: ClusterPaths, attempt: number): Promise<number> {
+/** The port of last time keeps bookmarks and psql histories valid; when it is taken, whatever is free. */
+async function choosePort(paths: ClusterPaths): Promise<number> {
   const last = Number((await readFile(paths.portFile, 'utf8').catch(() => '')).trim())
-  if (attempt === 1 && Number.isInteger(last) && last > 0 && last < 65_536) return last
-  return new Promise((resolvePort, reject) => {
-    const probe = createServer().once('error', reject)
-    probe.listen(0, '127.0.0.1', () => {
-      const address = probe.address()
-      probe.close(() => resolvePort(typeof address === 'object' && address !== null ? address.port : 0))
-    })
-  })
+  if (Number.isInteger(last) && last > 0 && last < 65_536 && (await isFree(last))) return last
+  const probe = createServer()
+  probe.listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const address = probe.address()
+  await new Promise((closed) => probe.close(closed))
+  return address === null || typeof address === 'string' ? 0 : address.port
+}
+
+async function isFree(port: number): Promise<boolean> {
+  const probe = createServer()
+  try {
+    probe.listen(port, '127.0.0.1')
+    await once(probe, 'listening')
+    await new Promise((closed) => probe.close(closed))
+    return true
+  } catch {
+    return false
+  }
 }
 
 /** Connects once to make sure that it is our server, and makes the database when it is missing. Null when it is not. */

@@ -6,32 +6,12 @@ import type { Company } from '../src/company.ts'
 import { parseCriteria } from '../src/criteria.ts'
 import { createMatcher, uncheckedCriteria } from '../src/discovery/match.ts'
 import { beginSelection } from '../src/discovery/select.ts'
+import { company } from './fixtures.ts'
 
 const everywhere = { city: true, state: true, country: true }
 
-function company(facts: Partial<Company>): Company {
-  return {
-    name: 'Acme',
-    domain: null,
-    website: null,
-    city: null,
-    state: null,
-    country: null,
-    industry: null,
-    description: null,
-    phone: null,
-    email: null,
-    employees: null,
-    pms: null,
-    contactName: null,
-    contactTitle: null,
-    extra: {},
-    ...facts,
-  }
-}
-
 function matches(criteria: Record<string, unknown>, facts: Partial<Company>, known = everywhere): boolean {
-  return createMatcher(parseCriteria({ target: 1, ...criteria }), known)(company(facts))
+  return createMatcher(parseCriteria({ target: 1, ...criteria }), known)(company({ name: 'Acme', ...facts }))
 }
 
 describe('matching', () => {

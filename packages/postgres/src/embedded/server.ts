@@ -243,18 +243,23 @@ function ignoreDuplicate(error: unknown): void {
 
 /** A fast shutdown: sessions end, a checkpoint is written. After a minute the server is told to stop without one. */
 async function stopProcess(pid: number): Promise<void> {
-  for (const [signal, waitMs] of [
-    ['SIGINT', 60_000],
-    ['SIGQUIT', 30_000],
-  ] as const) {
-    if (!isAlive(pid)) return
+  if (await endsBy(pid, 'SIGINT', 60_000)) return
+  if (await endsBy(pid, 'SIGQUIT', 30_000)) return
+  const what = `The database server (process ${pid}) does not stop; end it by hand.`
+  throw new LeaseholdError('EMBEDDED', what)
+}
+
+async function endsBy(pid: number, signal: NodeJS.Signals, waitMs: number): Promise<boolean> {
+  const deadline = Date.now() + waitMs
+  try {
     process.kill(pid, signal)
-    const deadline = Date.now() + waitMs
-    while (isAlive(pid) && Date.now() < deadline) await delay(20)
+  } catch (error) {
+    if (errorCode(error) === 'ESRCH') return true
+    throw error
   }
-  if (isAlive(pid))
-    throw new LeaseholdError(
-      'EMBEDDED',
-      `The database server (process ${pid}) does not stop; end it by hand.`,
-    )
+  while (Date.now() < deadline) {
+    if (!isAlive(pid)) return true
+    await delay(20)
+  }
+  return false
 }

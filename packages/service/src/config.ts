@@ -1,0 +1,202 @@
+/**
+ * Configuration: read once, from one environment, all problems reported together.
+ *
+ * Invariant: whoever holds a `Config` holds values that are complete, in bounds and fit one another; times are in
+ * milliseconds. Nothing else in Leasehold looks at an environment. Forms and defaults are in settings.ts.
+ */
+import { ConfigError, type ConfigProblem } from '@leasehold/queue'
+import { readFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { type Settings, parseSettings, secretNames, settingNames } from './settings.ts'
+
+/** An environment: names to values, as `process.env`. */
+export type Environment = Readonly<Record<string, string | undefined>>
+
+/** Which program reads; it decides which settings must be there, not which are checked. */
+export type ConfigReader = 'cli' | 'runner' | 'monitor' | 'control'
+
+export interface SmtpConfig {
+  readonly host: string
+  readonly port: number
+  /** Null when the server takes mail without a login. */
+  readonly login: { readonly user: string; readonly password: string } | null
+  readonly from: string
+}
+
+/** What every process is configured by. Null means "not set". */
+export interface Config {
+  readonly database: { readonly url: string | null; readonly dataDir: string }
+  readonly log: { readonly level: Settings['LEASEHOLD_LOG_LEVEL'] }
+  readonly lease: { readonly ttlMs: number; readonly beatIntervalMs: number; readonly wedgeLimitMs: number }
+  readonly runner: {
+    readonly concurrency: number | null
+    readonly pollMs: number
+    readonly drainTimeoutMs: number
+    readonly slot: string | null
+    readonly runFilter: string | null
+    readonly agent: string | null
+  }
+  readonly monitor: { readonly intervalMs: number; readonly alertEmails: readonly string[] }
+  readonly smtp: SmtpConfig | null
+  readonly model: {
+    readonly apiKey: string | null
+    readonly baseUrl: string | null
+    readonly name: string | null
+  }
+  readonly control: { readonly triggerSecret: string | null }
+}
+
+/**
+ * Reads and checks the whole configuration.
+ *
+ * Secrets may also be files named like the setting in $CREDENTIALS_DIRECTORY (systemd's LoadCredential); a file wins
+ * over a variable. An empty value counts as not set. Throws {@link ConfigError} with every problem at once.
+ */
+export function readConfig(environment: Environment, reader: ConfigReader): Config {
+  const problems: ConfigProblem[] = []
+  const values = { ...present(environment), ...readCredentials(environment, problems) }
+  problems.push(...unknownNames(environment))
+  const parsed = parseSettings(values)
+  problems.push(...parsed.problems)
+  if (parsed.settings !== null) problems.push(...misfits(parsed.settings, reader))
+  if (parsed.settings === null || problems.length > 0) throw new ConfigError(dedupe(problems))
+  return shape(parsed.settings)
+}
+
+function present(environment: Environment): Record<string, string> {
+  const values: Record<string, string> = {}
+  for (const name of settingNames) {
+    const value = environment[name]?.trim()
+    if (value !== undefined && value !== '') values[name] = value
+  }
+  return values
+}
+
+function readCredentials(environment: Environment, problems: ConfigProblem[]): Record<string, string> {
+  const folder = environment['CREDENTIALS_DIRECTORY']
+  const values: Record<string, string> = {}
+  if (folder === undefined || folder === '') return values
+  for (const name of secretNames) {
+    try {
+      const value = readFileSync(join(folder, name), 'utf8').trim()
+      if (value !== '') values[name] = value
+    } catch (error) {
+      if (error instanceof Error && 'code' in error && error.code === 'ENOENT') continue
+      problems.push({ name, problem: 'its file in $CREDENTIALS_DIRECTORY cannot be read' })
+    }
+  }
+  return values
+}
+
+/** A misspelt name would silently leave the default in force. LEASEHOLD_TEST_ belongs to the test suite. */
+function unknownNames(environment: Environment): ConfigProblem[] {
+  const names = Object.keys(environment).filter((name) => name.startsWith('LEASEHOLD_'))
+  const unknown = names.filter((name) => !settingNames.includes(name) && !name.startsWith('LEASEHOLD_TEST_'))
+  return unknown.sort().map((name) => {
+    const near = settingNames
+      .map((known) => ({ known, distance: editDistance(name, known) }))
+      .filter(({ distance }) => distance <= 4)
+      .sort((a, b) => a.distance - b.distance)[0]
+    return {
+      name,
+      problem: near ? `is not a setting; did you mean ${near.known}?` : 'is not a setting; remove it',
+    }
+  })
+}
+
+/** Levenshtein's distance: insertions, deletions and replacements of one character. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
+  for (const [i, left] of a.split('').entries()) {
+    const next = [i + 1]
+    for (const [j, right] of b.split('').entries()) {
+      const replaced = (row[j] ?? 0) + (left === right ? 0 : 1)
+      next.push(Math.min(replaced, (row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1))
+    }
+    row = next
+  }
+  return row.at(-1) ?? 0
+}
+
+/** Values that are right by themselves and wrong together. */
+function misfits(s: Settings, reader: ConfigReader): ConfigProblem[] {
+  const problems: ConfigProblem[] = []
+  const refuse = (name: keyof Settings, problem: string): void => void problems.push({ name, problem })
+  const ttl = s.LEASEHOLD_LEASE_TTL_MS
+  const beat = s.LEASEHOLD_BEAT_INTERVAL_MS
+  // Two beats may get lost before a lease does.
+  if (beat * 3 > ttl)
+    refuse(
+      'LEASEHOLD_BEAT_INTERVAL_MS',
+      `is ${beat} ms, more than a third of LEASEHOLD_LEASE_TTL_MS (${ttl} ms)`,
+    )
+  if (s.LEASEHOLD_POLL_MS >= ttl)
+    refuse('LEASEHOLD_POLL_MS', `is ${s.LEASEHOLD_POLL_MS} ms, not below LEASEHOLD_LEASE_TTL_MS (${ttl} ms)`)
+  if ((s.SMTP_USER === undefined) !== (s.SMTP_PASSWORD === undefined)) {
+    const [missing, given] =
+      s.SMTP_USER === undefined
+        ? (['SMTP_USER', 'SMTP_PASSWORD'] as const)
+        : (['SMTP_PASSWORD', 'SMTP_USER'] as const)
+    refuse(missing, `is missing although ${given} is set; set both or neither`)
+  }
+  if (s.SMTP_HOST !== undefined && s.EMAIL_FROM === undefined)
+    refuse('EMAIL_FROM', 'is missing although SMTP_HOST is set')
+  if (reader === 'monitor') {
+    const wants = s.HEARTBEAT_MONITOR_ALERT_EMAIL !== undefined
+    if (wants && s.SMTP_HOST === undefined)
+      refuse('SMTP_HOST', 'is missing: HEARTBEAT_MONITOR_ALERT_EMAIL asks for mail')
+    if (!wants && s.SMTP_HOST !== undefined)
+      refuse('HEARTBEAT_MONITOR_ALERT_EMAIL', 'is missing although SMTP_HOST is set')
+  }
+  if (reader === 'control' && s.TRIGGER_SECRET === undefined) {
+    refuse(
+      'TRIGGER_SECRET',
+      'is missing: the control service answers nobody without it; `openssl rand -hex 32` makes one',
+    )
+  }
+  return problems
+}
+
+function dedupe(problems: readonly ConfigProblem[]): ConfigProblem[] {
+  return [...new Map(problems.map((p) => [`${p.name}\n${p.problem}`, p])).values()]
+}
+
+function shape(s: Settings): Config {
+  return {
+    database: { url: s.DATABASE_URL ?? null, dataDir: resolve(s.LEASEHOLD_DATA_DIR) },
+    log: { level: s.LEASEHOLD_LOG_LEVEL },
+    lease: {
+      ttlMs: s.LEASEHOLD_LEASE_TTL_MS,
+      beatIntervalMs: s.LEASEHOLD_BEAT_INTERVAL_MS,
+      wedgeLimitMs: s.LEASEHOLD_WEDGE_LIMIT_MS,
+    },
+    runner: {
+      concurrency: s.LEASEHOLD_CONCURRENCY ?? null,
+      pollMs: s.LEASEHOLD_POLL_MS,
+      drainTimeoutMs: s.LEASEHOLD_DRAIN_TIMEOUT_MS,
+      slot: s.SLOT_ID ?? null,
+      runFilter: s.RUN_FILTER_ID ?? null,
+      agent: s.AGENT_ID ?? null,
+    },
+    monitor: {
+      intervalMs: s.HEARTBEAT_MONITOR_INTERVAL * 1_000,
+      alertEmails: s.HEARTBEAT_MONITOR_ALERT_EMAIL ?? [],
+    },
+    smtp: shapeSmtp(s),
+    model: {
+      apiKey: s.ANTHROPIC_API_KEY ?? null,
+      baseUrl: s.ANTHROPIC_BASE_URL ?? null,
+      name: s.LEASEHOLD_MODEL ?? null,
+    },
+    control: { triggerSecret: s.TRIGGER_SECRET ?? null },
+  }
+}
+
+function shapeSmtp(s: Settings): SmtpConfig | null {
+  if (s.SMTP_HOST === undefined || s.EMAIL_FROM === undefined) return null
+  const login =
+    s.SMTP_USER === undefined || s.SMTP_PASSWORD === undefined
+      ? null
+      : { user: s.SMTP_USER, password: s.SMTP_PASSWORD }
+  return { host: s.SMTP_HOST, port: s.SMTP_PORT, login, from: s.EMAIL_FROM }
+}

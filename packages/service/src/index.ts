@@ -1,0 +1,10 @@
+/**
+ * The public face of @leasehold/service: what every process needs and no library may do.
+ *
+ * Configuration, log, signals, systemd. Other packages import from this file only.
+ */
+export { type Config, type ConfigReader, type Environment, type SmtpConfig, readConfig } from './config.ts'
+export { type Logger, type LoggerOptions, createLogger } from './log.ts'
+export { type ShutdownHandlers, onShutdown, runMain } from './process.ts'
+export { settingNames } from './settings.ts'
+export { type Notifier, notifier } from './systemd.ts'

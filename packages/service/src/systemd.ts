@@ -1,0 +1,63 @@
+/**
+ * Talking to systemd: ready, status, watchdog, stopping.
+ *
+ * Node has no datagram sockets of the Unix kind, so the message goes through libsystemd by way of koffi (microseconds,
+ * NotifyAccess=main); without koffi through the program systemd-notify (milliseconds, NotifyAccess=all).
+ * Invariant: outside of systemd nothing happens, and inside nothing here ever throws or delays the caller.
+ */
+import { execFile } from 'node:child_process'
+import { createRequire } from 'node:module'
+import type { Environment } from './config.ts'
+
+/** One process's line to its service manager. All methods return at once. */
+export interface Notifier {
+  readonly via: 'libsystemd' | 'systemd-notify' | 'none'
+  /** Half of the time within which systemd wants to hear of us; null when it does not watch. */
+  readonly watchdogIntervalMs: number | null
+  ready(): void
+  /** One line for `systemctl status`; line breaks and control characters become spaces. */
+  status(text: string): void
+  watchdog(): void
+  stopping(): void
+}
+
+type Send = (message: string) => void
+
+/** Opens the line which the environment names (NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID). */
+export function notifier(environment: Environment, loadSend: () => Send | null = loadLibsystemd): Notifier {
+  const socket = environment['NOTIFY_SOCKET']
+  const library = socket ? loadSend() : null
+  const program: Send = (message) =>
+    void execFile('systemd-notify', [message], { env: { ...environment } }, () => {})
+  const send: Send = socket ? (library ?? program) : () => {}
+  return {
+    via: !socket ? 'none' : library ? 'libsystemd' : 'systemd-notify',
+    watchdogIntervalMs: watchdogInterval(environment),
+    ready: () => send('READY=1'),
+    status: (text) => send(`STATUS=${text.replaceAll(/\p{Cc}+/gu, ' ').slice(0, 200)}`),
+    watchdog: () => send('WATCHDOG=1'),
+    stopping: () => send('STOPPING=1'),
+  }
+}
+
+function watchdogInterval(environment: Environment): number | null {
+  const micros = Number(environment['WATCHDOG_USEC'])
+  const meant = environment['WATCHDOG_PID']
+  if (!(micros > 0) || (meant && Number(meant) !== process.pid)) return null
+  return Math.max(1, Math.floor(micros / 2_000))
+}
+
+interface Koffi {
+  load(library: string): { func(definition: string): (unset: number, state: string) => number }
+}
+
+/** koffi is optional: no build for a platform, or no libsystemd on it, is no error. */
+function loadLibsystemd(): Send | null {
+  try {
+    const koffi: Koffi = createRequire(import.meta.url)('koffi')
+    const notify = koffi.load('libsystemd.so.0').func('int sd_notify(int, const char *)')
+    return (message) => void notify(0, message)
+  } catch {
+    return null
+  }
+}

@@ -308,6 +308,7 @@ create table leasehold.floors (
   stage text collate "C" not null,
   lane smallint not null,
   floor bigint not null,
+  drained boolean not null,
   primary key (stage, lane, floor)
 );
 comment on table leasehold.floors is 'Append-only: below the highest floor of a lane nothing is ready. Claims start there.';

@@ -244,6 +244,7 @@ $$;
 create function leasehold.route_submitted() returns trigger
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
+  set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := leasehold.clock();

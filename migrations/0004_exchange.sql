@@ -309,7 +309,6 @@ create function leasehold.claim_lanes(
 ) returns table (task_id bigint, fence bigint, stage text, attempt smallint, payload text, extra text)
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
-  set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -425,9 +424,9 @@ $$;
 -- p_notes: [{task_id, fence, kind: log|progress|checkpoint, …}], written while the lease holds, before it is settled.
 -- p_stages, p_limits: how many to claim of each stage. p_run_id: only tasks of this run. p_promote: look for due tasks.
 -- p_wake_ms: null leaves it; > 0: wake me within that time when work is submitted; 0: I am busy, send nothing.
--- Returns the claimed tasks, and first one row without task_id whose extra holds the receipt as JSON:
---   {worker: live|expired|ended|unknown, reason, refused: [task ids], revoked: [{task_id, fence, reason}],
---    due_in_ms, drain, monitor_silent_ms}
+-- Returns the claimed tasks, and last one row without task_id whose extra holds the receipt as JSON:
+--   {worker: live|expired|ended|unknown, reason, refused: [task ids], revoked: [{task_id, fence, reason}], due_in_ms, drain}
+-- with ids as strings, which no JSON reader rounds.
 -- A worker that is not live settles and claims nothing; expired it may beat and try again, ended it must not.
 create function leasehold.exchange(
   p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb,
@@ -435,7 +434,10 @@ create function leasehold.exchange(
 ) returns table (task_id bigint, fence bigint, stage text, attempt smallint, payload text, extra text)
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
+  -- For everything below: plans are made once, and never flip to scans while tables look empty.
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
+  set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -459,8 +461,8 @@ begin
       jsonb_build_object(
         'worker', case when v_worker.ended_at is not null then 'ended' when v_worker.expires_at is null then 'unknown' else 'expired' end,
         'reason', v_worker.end_reason,
-        'refused', coalesce(to_jsonb(p_done_ids), '[]')
-          || coalesce((select jsonb_agg(e -> 'task_id') from jsonb_array_elements(p_endings) e), '[]'))::text;
+        'refused', coalesce(to_jsonb(p_done_ids::text[]), '[]')
+          || coalesce((select jsonb_agg(e ->> 'task_id') from jsonb_array_elements(p_endings) e), '[]'))::text;
     return;
   end if;
 
@@ -490,7 +492,9 @@ begin
     if p_promote then
       perform leasehold.promote_due(p_stages);
     end if;
-    perform leasehold.process_nudges(p_stages);
+    if exists (select from leasehold.nudges n where n.stage = any (p_stages)) then
+      perform leasehold.process_nudges(p_stages);
+    end if;
     for v_stage in
       select w.name, w.free, s.timeout, s.max_crashes
       from unnest(p_stages, p_limits) with ordinality as w(name, free, nr)
@@ -529,7 +533,7 @@ begin
 
   v_receipt := jsonb_build_object('worker', 'live');
   if cardinality(v_refused) > 0 then
-    v_receipt := v_receipt || jsonb_build_object('refused', v_refused);
+    v_receipt := v_receipt || jsonb_build_object('refused', v_refused::text[]);
   end if;
   if v_due is not null then
     v_receipt := v_receipt || jsonb_build_object('due_in_ms', greatest(0, ceil(extract(epoch from v_due - leasehold.clock()) * 1000)));
@@ -549,7 +553,7 @@ create function leasehold.take_revocations(p_worker uuid) returns jsonb
   set search_path = pg_catalog, leasehold, pg_temp
 as $$
   with taken as (delete from leasehold.revocations r where r.worker_id = p_worker returning r.task_id, r.fence, r.reason)
-  select coalesce(jsonb_agg(jsonb_build_object('task_id', task_id, 'fence', fence, 'reason', reason)), '[]') from taken
+  select coalesce(jsonb_agg(jsonb_build_object('task_id', task_id::text, 'fence', fence::text, 'reason', reason)), '[]') from taken
 $$;
 
 -- Tasks that handlers submitted, for parents that were settled in this transaction. The priority, run and other

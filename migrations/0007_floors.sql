@@ -43,6 +43,7 @@ declare
   v_holder record;
   v_lane record;
   v_floor bigint;
+  v_drained boolean;
   v_raised integer := 0;
   v_passed_to bigint;
 begin
@@ -81,16 +82,21 @@ begin
   end loop;
 
   for v_lane in
-    select s.name as stage, l.lane::smallint as lane,
-      coalesce((select f.floor from leasehold.floors f where f.stage = s.name and f.lane = l.lane order by f.floor desc limit 1), 0) as floor
+    select s.name as stage, l.lane::smallint as lane, f.floor, f.drained
     from leasehold.stages s cross join generate_series(0, 11) as l(lane)
+    left join lateral (
+      select f.floor, f.drained from leasehold.floors f
+      where f.stage = s.name and f.lane = l.lane order by f.floor desc limit 1) f on true
   loop
     select r.position into v_floor from leasehold.ready r
-    where r.stage = v_lane.stage and r.lane = v_lane.lane and r.position >= v_lane.floor
+    where r.stage = v_lane.stage and r.lane = v_lane.lane and r.position >= coalesce(v_lane.floor, 0)
     order by r.position limit 1;
+    -- A lane in which nobody ever saw a task needs no floor; one that was and is empty hardly a new one.
+    continue when v_floor is null and v_lane.floor is null;
+    v_drained := v_floor is null or v_floor > v_probe.last_position;
     v_floor := least(coalesce(v_floor, v_probe.last_position + 1), v_probe.last_position + 1);
-    if v_floor >= v_lane.floor + p_step then
-      insert into leasehold.floors (stage, lane, floor) values (v_lane.stage, v_lane.lane, v_floor);
+    if v_floor >= coalesce(v_lane.floor, 0) + (case when v_drained and v_lane.drained then 100000 else p_step end) then
+      insert into leasehold.floors (stage, lane, floor, drained) values (v_lane.stage, v_lane.lane, v_floor, v_drained);
       delete from leasehold.floors f where f.stage = v_lane.stage and f.lane = v_lane.lane and f.floor < v_lane.floor;
       v_raised := v_raised + 1;
     end if;

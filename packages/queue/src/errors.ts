@@ -86,3 +86,123 @@ export class ConfigError extends LeaseholdError {
     this.problems = problems
   }
 }
+
+/** A stage name that no runner and nobody else has registered. `hint` names the near ones. */
+export class UnknownStageError extends LeaseholdError {
+  readonly hint: string
+
+  constructor(message: string, hint: string, options?: ErrorOptions) {
+    super('UNKNOWN_STAGE', `${message}. ${hint}`, options)
+    this.hint = hint
+  }
+}
+
+/** One reason why a payload or result does not fit its stage: where in the value, and what is wrong there. */
+export interface ValueIssue {
+  readonly path: string
+  readonly message: string
+}
+
+/** A payload (or a handler's result) does not fit the schema of its stage; nothing was submitted. */
+export class PayloadInvalidError extends LeaseholdError {
+  readonly stage: string
+  readonly issues: readonly ValueIssue[]
+
+  constructor(stage: string, issues: readonly ValueIssue[], options?: ErrorOptions) {
+    const lines = issues.map((i) => `${i.path || '(root)'}: ${i.message}`)
+    super('PAYLOAD_INVALID', `The payload does not fit stage '${stage}': ${lines.join('; ')}.`, options)
+    this.stage = stage
+    this.issues = issues
+  }
+}
+
+/** The database refused a value: too large, out of range, or text that PostgreSQL cannot store. Nothing was submitted. */
+export class ValueRefusedError extends LeaseholdError {
+  /** The SQLSTATE. */
+  readonly sqlState: string
+  /** The name of the constraint that was broken, which says what is allowed; null when it was none. */
+  readonly constraint: string | null
+
+  constructor(sqlState: string, constraint: string | null, message: string, options?: ErrorOptions) {
+    super('VALUE_REFUSED', `${message}. Correct the value and submit again.`, options)
+    this.sqlState = sqlState
+    this.constraint = constraint
+  }
+}
+
+/** No task has this id, or retention has dropped it. */
+export class TaskNotFoundError extends LeaseholdError {
+  readonly taskId: string
+
+  constructor(taskId: string, options?: ErrorOptions) {
+    super('TASK_NOT_FOUND', `Task ${taskId} does not exist. It may have been dropped by retention.`, options)
+    this.taskId = taskId
+  }
+}
+
+/** Another unfinished task of the stage holds the key. */
+export class KeyConflictError extends LeaseholdError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('KEY_CONFLICT', `${message}. Submit with onKeyConflict 'keep' to get the existing task's id.`, options)
+  }
+}
+
+/** A parent is missing, or is not older than its child (which is what keeps dependencies free of cycles). */
+export class DependencyError extends LeaseholdError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('DEPENDENCY', `${message}. Submit parents before their children.`, options)
+  }
+}
+
+/** A task cannot be started now because it waits for its parents or its concurrency key. */
+export class TaskHeldBackError extends LeaseholdError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('TASK_HELD_BACK', `${message} See \`leasehold why\` for what holds it.`, options)
+  }
+}
+
+/** The lease is gone: the task was cancelled, timed out or taken over. What was written under it changed nothing. */
+export class LeaseLostError extends LeaseholdError {
+  readonly taskId: string
+  readonly fence: string
+  readonly workerId: string
+
+  constructor(facts: { taskId: string; fence: string; workerId: string }, options?: ErrorOptions) {
+    super(
+      'LEASE_LOST',
+      `The lease on task ${facts.taskId} (fence ${facts.fence}) is gone; its effects were rolled back. Stop working on it.`,
+      options,
+    )
+    this.taskId = facts.taskId
+    this.fence = facts.fence
+    this.workerId = facts.workerId
+  }
+}
+
+/** The awaited task ended without success. */
+export class TaskFailedError extends LeaseholdError {
+  readonly taskId: string
+  readonly outcome: 'dead' | 'cancelled'
+  /** What the last attempt left behind: `{ code, message, … }`. */
+  readonly error: unknown
+
+  constructor(taskId: string, outcome: 'dead' | 'cancelled', error: unknown) {
+    const said = (error as { message?: string } | null)?.message ?? 'no message'
+    super('TASK_FAILED', `Task ${taskId} ended ${outcome}: ${said}. Mend the cause, then retry the task.`)
+    this.taskId = taskId
+    this.outcome = outcome
+    this.error = error
+  }
+}
+
+/** The awaited task has not ended in time; it goes on. */
+export class WaitTimeoutError extends LeaseholdError {
+  readonly taskId: string
+  readonly waitedMs: number
+
+  constructor(taskId: string, waitedMs: number) {
+    super('WAIT_TIMEOUT', `Task ${taskId} has not ended within ${waitedMs} ms. Ask explainTask why, or wait on.`)
+    this.taskId = taskId
+    this.waitedMs = waitedMs
+  }
+}

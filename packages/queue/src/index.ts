@@ -3,5 +3,39 @@
  *
  * Other packages import from this file only, never past it.
  */
-export { ConfigError, LeaseholdError, SchemaVersionError } from './errors.ts'
-export type { ConfigProblem, SchemaProblem, SchemaVersionFacts } from './errors.ts'
+export { cleanJson, cleanText, describeError } from './clean.ts'
+export { type Db, type Tx, inTransaction } from './db.ts'
+export { type Duration, toMs } from './duration.ts'
+export * from './errors.ts'
+export * from './reads/index.ts'
+export {
+  type Outcome,
+  type Settled,
+  type Stage,
+  type StageDefinition,
+  type TaskContext,
+  type TaskFacts,
+  type TaskLog,
+  defineStage,
+  issuesOf,
+  parsePayload,
+} from './stage.ts'
+export { type SubmitItem, type SubmitOptions, submit, submitMany, taskFields } from './submit.ts'
+export {
+  type Explanation,
+  type LogLine,
+  type TaskState,
+  type TaskStatus,
+  cancelTask,
+  drainSlot,
+  explainTask,
+  getTask,
+  pauseStage,
+  resumeStage,
+  retryTask,
+  runNow,
+  taskLogs,
+  waitForResult,
+} from './task.ts'
+export { translate } from './translate.ts'
+export * from './worker.ts'

@@ -1,0 +1,276 @@
+/**
+ * The verbs of a worker: register, exchange (settle and claim in one round trip), beat, leave, and the duties workers
+ * share with the monitor (release the dead, advance floors).
+ *
+ * Thin: each calls one SQL function. Which task is claimed, whether a write is accepted, what a failure leads to, is
+ * decided there. The loop around them is @leasehold/runner.
+ */
+import type { Db } from './db.ts'
+import { toMs } from './duration.ts'
+import type { Stage } from './stage.ts'
+import { translating } from './translate.ts'
+
+/** Creates the stage or brings its settings up to date; an operator's pause stays. */
+export async function registerStage(db: Db, stage: Stage<never, never> | Stage): Promise<void> {
+  const { retry = {}, limits = {} } = stage
+  await translating(() =>
+    db.query(
+      `select leasehold.register_stage($1, p_priority => $2, p_max_attempts => $3,
+        p_timeout => $4::bigint * interval '1 millisecond', p_backoff_min => $5::bigint * interval '1 millisecond',
+        p_backoff_max => $6::bigint * interval '1 millisecond', p_max_crashes => $7, p_key_limit => $8, p_expected_workers => $9)`,
+      [
+        stage.name,
+        stage.priority,
+        retry.attempts,
+        stage.timeout === undefined ? undefined : toMs(stage.timeout),
+        retry.from === undefined ? undefined : toMs(retry.from),
+        retry.to === undefined ? undefined : toMs(retry.to),
+        limits.crashes,
+        limits.perKey,
+        stage.expectedWorkers,
+      ],
+    ),
+  )
+}
+
+/** What a process says of itself when it takes a slot. */
+export interface WorkerIntroduction {
+  slot: string
+  stages: string[]
+  leaseTtlMs: number
+  beatIntervalMs: number
+  host: string
+  pid: number
+  version: string
+  concurrency: number
+  meta?: unknown
+}
+
+/** A slot taken: the new worker id, and what an earlier incarnation left behind. */
+export interface WorkerRegistration {
+  workerId: string
+  /** The earlier incarnation that had not ended, or null. */
+  superseded: string | null
+  released: string[]
+  quarantined: string[]
+}
+
+/** Takes a slot for a new worker; an earlier incarnation is ended and its tasks are free at once. */
+export async function registerWorker(db: Db, worker: WorkerIntroduction): Promise<WorkerRegistration> {
+  const { rows } = await translating(() =>
+    db.query<WorkerRegistration & { workerId: string }>(
+      `select worker_id as "workerId", superseded, coalesce(released, '{}')::text[] as released,
+        coalesce(quarantined, '{}')::text[] as quarantined
+      from leasehold.register_worker($1, $2, $3::bigint * interval '1 millisecond', $4::bigint * interval '1 millisecond',
+        $5, $6, $7, $8, $9)`,
+      [
+        worker.slot,
+        worker.stages,
+        worker.leaseTtlMs,
+        worker.beatIntervalMs,
+        worker.host,
+        worker.pid,
+        worker.version,
+        worker.concurrency,
+        worker.meta === undefined ? null : JSON.stringify(worker.meta),
+      ],
+    ),
+  )
+  return rows[0]!
+}
+
+/** An end that is more than "done without a result". Fields as leasehold.settle_endings takes them. */
+export interface Ending {
+  task_id: string
+  fence: string
+  outcome: 'done' | 'fail' | 'release' | 'snooze' | 'cancel'
+  result?: unknown
+  error?: unknown
+  after_ms?: number
+  retryable?: boolean
+}
+
+/** A log line, progress or checkpoint, as leasehold.write_notes takes it. */
+export type Note =
+  | { task_id: string; fence: string; kind: 'log'; level: string; message: string; fields?: unknown; at_ms_ago: number }
+  | { task_id: string; fence: string; kind: 'progress'; fraction: number | null; message: string | null }
+  | { task_id: string; fence: string; kind: 'checkpoint'; name: string; value: unknown }
+
+/** What a worker brings to an exchange, and what it wants from it. JSON texts are made by the caller (cleanJson). */
+export interface ExchangeRequest {
+  workerId: string
+  /** Leases that were done without a result, as parallel arrays. */
+  doneIds: string[]
+  doneFences: string[]
+  /** JSON arrays of {@link Ending}, children (see settlementChildren) and {@link Note}; null for none. */
+  endings: string | null
+  children: string | null
+  notes: string | null
+  /** How many tasks to claim of each stage; null claims nothing and leaves sleep alone. */
+  stages: string[] | null
+  limits: number[] | null
+  runId: string | null
+  /** Look for tasks whose time has come. */
+  promote: boolean
+  /** Ask to be notified of submissions for this long; 0: stop; null: as it was. */
+  wakeMs: number | null
+}
+
+/** A lease taken away from a live worker. */
+export interface Revocation {
+  task_id: string
+  fence: string
+  reason: string
+}
+
+/** The answer about the worker itself. */
+export interface Receipt {
+  worker: 'live' | 'expired' | 'ended' | 'unknown'
+  reason?: string | null
+  refused?: string[]
+  revoked?: Revocation[]
+  due_in_ms?: number
+  drain?: boolean
+}
+
+/** A claimed task: id, fence, stage, attempt, payload as JSON text, further facts as JSON text or null. */
+export type ClaimedRow = [id: string, fence: string, stage: string, attempt: number, payload: string, extra: string | null]
+
+const exchangeText =
+  'select * from leasehold.exchange($1, $2::bigint[], $3::bigint[], $4::jsonb, $5::jsonb, $6::jsonb, $7, $8, $9, $10, $11)'
+
+/** Settles, notes, submits children and claims in one statement and one commit. */
+export async function exchange(db: Db, request: ExchangeRequest): Promise<{ receipt: Receipt; claimed: ClaimedRow[] }> {
+  const r = request
+  const { rows } = await db.query({
+    name: 'leasehold_exchange',
+    text: exchangeText,
+    rowMode: 'array',
+    values: [
+      r.workerId,
+      r.doneIds.length === 0 ? null : `{${r.doneIds.join(',')}}`,
+      r.doneIds.length === 0 ? null : `{${r.doneFences.join(',')}}`,
+      r.endings,
+      r.children,
+      r.notes,
+      r.stages,
+      r.limits,
+      r.runId,
+      r.promote,
+      r.wakeMs,
+    ],
+  })
+  // The receipt is the last row: the claim streams before it.
+  const claimed = rows as unknown as (ClaimedRow | [null, null, null, null, null, string])[]
+  const receipt = JSON.parse(claimed.pop()![5]!) as Receipt
+  return { receipt, claimed: claimed as ClaimedRow[] }
+}
+
+/** One task's settlement inside the caller's own transaction. False: the lease is gone, roll back. */
+export async function settle(
+  tx: Db,
+  workerId: string,
+  ending: string,
+  children: string | null,
+): Promise<boolean> {
+  const { rows } = await tx.query({
+    name: 'leasehold_settle_tx',
+    text: exchangeText,
+    rowMode: 'array',
+    values: [workerId, null, null, ending, children, null, null, null, null, false, null],
+  })
+  const receipt = JSON.parse((rows as unknown as string[][])[0]![5]!) as Receipt
+  return receipt.worker === 'live' && receipt.refused === undefined
+}
+
+/** Notes written right away, for a checkpoint. False: the lease is gone. `notes` is a JSON array of {@link Note}. */
+export async function writeNotes(db: Db, workerId: string, notes: string): Promise<boolean> {
+  const { rows } = await db.query<{ written: number }>('select leasehold.write_notes($1, $2::jsonb) as written', [
+    workerId,
+    notes,
+  ])
+  return rows[0]!.written > 0
+}
+
+/** The stored value of a checkpoint as JSON text, or null when it was never reached. */
+export async function readCheckpoint(db: Db, taskId: string, name: string): Promise<string | null> {
+  const { rows } = await db.query<{ value: string }>(
+    `select coalesce(value, 'null')::text as value from leasehold.task_checkpoints where task_id = $1 and name = $2`,
+    [taskId, name],
+  )
+  return rows[0]?.value ?? null
+}
+
+/** One beat, as it is sent by the heartbeat thread. */
+export interface Beat {
+  workerId: string
+  loopAgeMs: number
+  oldestFence: string | null
+  running: number
+  draining: boolean
+  /** False reports a wedged loop without renewing the leases. */
+  renew: boolean
+}
+
+/** The answer to a beat. */
+export interface BeatAnswer {
+  state: 'live' | 'ended' | 'unknown'
+  reason: string | null
+  drain: boolean | null
+  revoked: Revocation[] | null
+}
+
+/** Renews the worker and with it all its leases. */
+export async function heartbeat(db: Db, beat: Beat): Promise<BeatAnswer> {
+  const { rows } = await db.query<BeatAnswer & { state: string }>({
+    name: 'leasehold_heartbeat',
+    text: 'select state, reason, drain, revoked from leasehold.heartbeat($1, $2, $3, $4, $5, $6)',
+    values: [beat.workerId, beat.loopAgeMs, beat.oldestFence, beat.running, beat.draining, beat.renew],
+  })
+  return rows[0] as BeatAnswer
+}
+
+/** Leaves in order; what is still held is released without counting. False when the worker had been ended. */
+export async function leave(db: Db, workerId: string, reason: string): Promise<boolean> {
+  const { rows } = await db.query<{ left: boolean }>('select leasehold.leave($1, $2) as left', [workerId, reason])
+  return rows[0]!.left
+}
+
+/** A worker that was found dead, and what became of its tasks. */
+export interface DeadWorker {
+  workerId: string
+  slot: string
+  stages: string[]
+  host: string
+  pid: number | null
+  beatAt: Date
+  silentMs: number
+  released: string[]
+  quarantined: string[]
+}
+
+/** Releases what dead workers hold. Safe to call from anywhere, any number of times at once. */
+export async function releaseDeadWorkers(db: Db, limit = 100): Promise<DeadWorker[]> {
+  const { rows } = await db.query<DeadWorker & { workerId: string }>(
+    `select worker_id as "workerId", slot, stages, host, pid, beat_at as "beatAt",
+      extract(epoch from silent)::float8 * 1000 as "silentMs", coalesce(released, '{}')::text[] as released,
+      coalesce(quarantined, '{}')::text[] as quarantined
+    from leasehold.release_dead_workers($1)`,
+    [limit],
+  )
+  return rows
+}
+
+/** Moves the lane floors; null when another process is doing it. In a transaction of its own. */
+export async function advanceFloors(db: Db): Promise<number | null> {
+  const { rows } = await db.query<{ raised: number | null }>('select leasehold.advance_floors() as raised')
+  return rows[0]!.raised
+}
+
+/** Milliseconds since a monitor last looked; null when none ever did. */
+export async function monitorSilenceMs(db: Db): Promise<number | null> {
+  const { rows } = await db.query<{ ms: number | null }>(
+    'select extract(epoch from leasehold.monitor_silence())::float8 * 1000 as ms',
+  )
+  return rows[0]!.ms
+}

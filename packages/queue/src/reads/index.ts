@@ -1,0 +1,36 @@
+/**
+ * The reads of the queue: lists and health for people, dashboards and programs. They change nothing.
+ */
+export {
+  type HealthCheck,
+  type InvariantViolation,
+  type OpenIncident,
+  type RecentFailure,
+  type RoleState,
+  databaseHealth,
+  invariantViolations,
+  listRoles,
+  openIncidents,
+  recentFailures,
+} from './health.ts'
+export { type RunStageProgress, type RunSummary, listRuns, runProgress } from './runs.ts'
+export { settingsAdvice } from './settings.ts'
+export { type StageHealth, type StageStatus, listStages } from './stages.ts'
+export {
+  type AttemptRecord,
+  type TaskFilter,
+  type TaskPayload,
+  type TaskSummary,
+  listAttempts,
+  listTasks,
+  readPayload,
+} from './tasks.ts'
+export {
+  type ActiveLease,
+  type DeadWorkerRecord,
+  type WorkerHealth,
+  type WorkerStatus,
+  listDeadWorkers,
+  listLeases,
+  listWorkers,
+} from './workers.ts'

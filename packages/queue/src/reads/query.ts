@@ -1,0 +1,55 @@
+/**
+ * How reads with optional filters are written: Kysely builds the text, the caller's own connection runs it.
+ *
+ * Invariant: nothing here changes anything; every query reads views (or the small state tables that lead to their rows).
+ * Kysely never sees a connection, so a read works inside the caller's transaction like every other verb.
+ * Looking up one task is ../task.ts.
+ */
+import {
+  type Compilable,
+  DummyDriver,
+  Kysely,
+  PostgresAdapter,
+  PostgresIntrospector,
+  PostgresQueryCompiler,
+  type RawBuilder,
+  sql,
+} from 'kysely'
+import type { Db } from '../db.ts'
+import { ValueRefusedError } from '../errors.ts'
+import type { DB } from './tables.ts'
+
+const withoutConnection = new Kysely<DB>({
+  dialect: {
+    createAdapter: () => new PostgresAdapter(),
+    createDriver: () => new DummyDriver(),
+    createIntrospector: (db) => new PostgresIntrospector(db),
+    createQueryCompiler: () => new PostgresQueryCompiler(),
+  },
+})
+
+/** Builds queries over schema leasehold; cannot run them. */
+export const from: Kysely<DB> = withoutConnection.withSchema('leasehold')
+
+/** Runs a built query on the caller's connection. */
+export async function rowsOf<Row extends object>(db: Db, query: Compilable<Row>): Promise<Row[]> {
+  const { sql: text, parameters } = query.compile()
+  const { rows } = await db.query<Row>(text, [...parameters])
+  return rows
+}
+
+/** An interval column as milliseconds. */
+export function milliseconds(column: string): RawBuilder<number | null> {
+  return sql`extract(epoch from ${sql.ref(column)})::float8 * 1000`
+}
+
+/** A bigint count as a number: counts stay far below 2^53, ids do not and remain strings. */
+export function count(column: string): RawBuilder<number> {
+  return sql`${sql.ref(column)}::float8`
+}
+
+/** How many rows to answer with; refuses what is no whole number from 1 to 10,000. */
+export function checkLimit(limit: number): number {
+  if (Number.isInteger(limit) && limit >= 1 && limit <= 10_000) return limit
+  throw new ValueRefusedError('22023', null, `a list is limited to 1–10000 rows, not ${limit}`)
+}

@@ -1,0 +1,85 @@
+/**
+ * Runs: the passes of pipelines, as the counts that submission and settlement leave in the ledger.
+ *
+ * A run is nothing but the tasks that carry its id. It is over while none of them is open; what a pipeline knows about
+ * it besides (target, criteria, results) lives in that pipeline's own schema.
+ */
+import { sql } from 'kysely'
+import type { Db } from '../db.ts'
+import { checkLimit, count, from, rowsOf } from './query.ts'
+
+/** One stage of a run. `open` = submitted − done − dead − cancelled. */
+export interface RunStageProgress {
+  readonly runId: string
+  readonly stage: string
+  readonly submitted: number
+  readonly done: number
+  readonly dead: number
+  readonly cancelled: number
+  readonly open: number
+}
+
+/** Progress of one run, a row for each stage it has reached, by name. Empty: no such run. */
+export function runProgress(db: Db, runId: string): Promise<RunStageProgress[]> {
+  const query = from
+    .selectFrom('run_progress as p')
+    .select([
+      'p.run_id as runId',
+      'p.stage',
+      count('p.submitted').as('submitted'),
+      count('p.done').as('done'),
+      count('p.dead').as('dead'),
+      count('p.cancelled').as('cancelled'),
+      count('p.open').as('open'),
+    ])
+    .where('p.run_id', '=', runId)
+    .orderBy('p.stage')
+    .$castTo<RunStageProgress>()
+  return rowsOf(db, query)
+}
+
+/** A run in one line: the sums over its stages. */
+export interface RunSummary {
+  readonly runId: string
+  /** When its first task was submitted; null when retention has dropped it. */
+  readonly startedAt: Date | null
+  readonly stages: readonly string[]
+  readonly submitted: number
+  readonly done: number
+  readonly dead: number
+  readonly cancelled: number
+  readonly open: number
+}
+
+/** Runs, the newest first; with `open`, only those that still have (or no longer have) unfinished tasks. */
+export function listRuns(db: Db, filter: { open?: boolean; limit?: number } = {}): Promise<RunSummary[]> {
+  const { open } = filter
+  const query = from
+    .selectFrom('run_progress as p')
+    .select([
+      'p.run_id as runId',
+      sql`array_agg(p.stage order by p.stage)`.as('stages'),
+      sql`sum(p.submitted)::float8`.as('submitted'),
+      sql`sum(p.done)::float8`.as('done'),
+      sql`sum(p.dead)::float8`.as('dead'),
+      sql`sum(p.cancelled)::float8`.as('cancelled'),
+      sql`sum(p.open)::float8`.as('open'),
+    ])
+    .select((eb) =>
+      eb
+        .selectFrom('task_status as t')
+        .select('t.submitted_at')
+        .whereRef('t.run_id', '=', 'p.run_id')
+        .orderBy('t.task_id')
+        .limit(1)
+        .as('startedAt'),
+    )
+    .groupBy('p.run_id')
+    .$if(open === true, (q) => q.having(sql<boolean>`sum(p.open) > 0`))
+    .$if(open === false, (q) => q.having(sql<boolean>`sum(p.open) = 0`))
+    .orderBy(sql`"startedAt" desc nulls last`)
+    .orderBy('p.run_id')
+    .limit(checkLimit(filter.limit ?? 50))
+    .$castTo<RunSummary>()
+  return rowsOf(db, query)
+}

@@ -14,17 +14,23 @@ export interface ShutdownHandlers {
 }
 
 // Ctrl-C reaches the whole terminal group and npm passes it on as well: the same wish arrives twice.
-const echoMs = 250
+const defaultEchoMs = 250
 
-/** Watches SIGTERM and SIGINT; answers with a function that stops watching. Later signals repeat `stopNow`. */
-export function onShutdown(handlers: ShutdownHandlers): () => void {
+/**
+ * Watches SIGTERM and SIGINT; answers with a function that stops watching.
+ *
+ * A signal within `echoMs` of the first one is its echo and ignored. Signals after the second repeat `stopNow`.
+ */
+export function onShutdown(
+  handlers: ShutdownHandlers,
+  { echoMs = defaultEchoMs, now = () => performance.now() }: { echoMs?: number; now?: () => number } = {},
+): () => void {
   let firstAt: number | null = null
   const listen = (signal: NodeJS.Signals): void => {
-    const now = performance.now()
     if (firstAt === null) {
-      firstAt = now
+      firstAt = now()
       handlers.drain(signal)
-    } else if (now - firstAt >= echoMs) {
+    } else if (now() - firstAt >= echoMs) {
       handlers.stopNow(signal)
     }
   }

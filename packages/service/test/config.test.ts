@@ -1,0 +1,180 @@
+/**
+ * The configuration: defaults, every wrong value, what needs what, secrets that stay secret.
+ */
+import { ConfigError } from '@leasehold/queue'
+import { type ConfigReader, type Environment, readConfig } from '@leasehold/service'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { expect, test } from 'vitest'
+
+function problemsOf(environment: Environment, reader: ConfigReader = 'runner'): Record<string, string> {
+  try {
+    readConfig(environment, reader)
+  } catch (error) {
+    if (error instanceof ConfigError)
+      return Object.fromEntries(error.problems.map((p) => [p.name, p.problem]))
+    throw error
+  }
+  return {}
+}
+
+test('an empty environment gives the documented defaults', () => {
+  expect(readConfig({}, 'runner')).toEqual({
+    database: { url: null, dataDir: resolve('.leasehold') },
+    log: { level: 'info' },
+    lease: { ttlMs: 90_000, beatIntervalMs: 30_000, wedgeLimitMs: 60_000 },
+    runner: {
+      concurrency: null,
+      pollMs: 2_000,
+      drainTimeoutMs: 30_000,
+      slot: null,
+      runFilter: null,
+      agent: null,
+    },
+    monitor: { intervalMs: 60_000, alertEmails: [] },
+    smtp: null,
+    model: { apiKey: null, baseUrl: null, name: null },
+    control: { triggerSecret: null },
+  })
+})
+
+test('values are parsed, trimmed and grouped; empty ones count as not set', () => {
+  const config = readConfig(
+    {
+      DATABASE_URL: ' postgresql://worker@db.example/queue ',
+      LEASEHOLD_CONCURRENCY: '',
+      HEARTBEAT_MONITOR_INTERVAL: '5',
+      HEARTBEAT_MONITOR_ALERT_EMAIL: 'ops@shop.example, boss@shop.example',
+      SMTP_HOST: 'mail.shop.example',
+      SMTP_PORT: '2525',
+      SMTP_USER: 'u',
+      SMTP_PASSWORD: 'p',
+      EMAIL_FROM: 'Leasehold <alerts@shop.example>',
+      SLOT_ID: 'company_research@2',
+    },
+    'monitor',
+  )
+  expect(config.database.url).toBe('postgresql://worker@db.example/queue')
+  expect(config.runner).toMatchObject({ concurrency: null, slot: 'company_research@2' })
+  expect(config.monitor).toEqual({
+    intervalMs: 5_000,
+    alertEmails: ['ops@shop.example', 'boss@shop.example'],
+  })
+  expect(config.smtp).toEqual({
+    host: 'mail.shop.example',
+    port: 2525,
+    login: { user: 'u', password: 'p' },
+    from: 'Leasehold <alerts@shop.example>',
+  })
+})
+
+test('all problems are reported at once, each with its name and its bounds', () => {
+  const problems = problemsOf({
+    DATABASE_URL: 'mysql://root:hunter2@db.example/x',
+    LEASEHOLD_LEASE_TTL_MS: '9s',
+    LEASEHOLD_POLL_MS: '-5',
+    LEASEHOLD_LOG_LEVEL: 'loud',
+    HEARTBEAT_MONITOR_INTERVAL: '0',
+    HEARTBEAT_MONITOR_ALERT_EMAIL: 'ops',
+    SMTP_PORT: '70000',
+    EMAIL_FROM: 'Leasehold\r\nBcc: x@y.example <a@b.example>',
+    TRIGGER_SECRET: 'short',
+  })
+  expect(Object.keys(problems).sort()).toEqual([
+    'DATABASE_URL',
+    'EMAIL_FROM',
+    'HEARTBEAT_MONITOR_ALERT_EMAIL',
+    'HEARTBEAT_MONITOR_INTERVAL',
+    'LEASEHOLD_LEASE_TTL_MS',
+    'LEASEHOLD_LOG_LEVEL',
+    'LEASEHOLD_POLL_MS',
+    'SMTP_PORT',
+    'TRIGGER_SECRET',
+  ])
+  expect(problems['LEASEHOLD_LEASE_TTL_MS']).toBe(
+    'must be a whole number of milliseconds from 1000 to 3600000',
+  )
+})
+
+test('an unknown LEASEHOLD_ name is refused and its near one is named', () => {
+  const problems = problemsOf({
+    LEASEHOLD_LEASE_TTL: '5',
+    LEASEHOLD_XYZZY: '1',
+    LEASEHOLD_TEST_PG: '14',
+    OTHER: '1',
+  })
+  expect(problems).toEqual({
+    LEASEHOLD_LEASE_TTL: 'is not a setting; did you mean LEASEHOLD_LEASE_TTL_MS?',
+    LEASEHOLD_XYZZY: 'is not a setting; remove it',
+  })
+})
+
+test.each<[string, Environment, ConfigReader, string[]]>([
+  [
+    'a beat above a third of the lease',
+    { LEASEHOLD_LEASE_TTL_MS: '60000' },
+    'runner',
+    ['LEASEHOLD_BEAT_INTERVAL_MS'],
+  ],
+  [
+    'a poll as long as the lease',
+    { LEASEHOLD_LEASE_TTL_MS: '1500', LEASEHOLD_BEAT_INTERVAL_MS: '500' },
+    'runner',
+    ['LEASEHOLD_POLL_MS'],
+  ],
+  ['a user without a password', { SMTP_USER: 'u' }, 'runner', ['SMTP_PASSWORD']],
+  ['a mail server without a sender', { SMTP_HOST: 'mail.example' }, 'runner', ['EMAIL_FROM']],
+  [
+    'alerts without a mail server',
+    { HEARTBEAT_MONITOR_ALERT_EMAIL: 'a@b.example' },
+    'monitor',
+    ['SMTP_HOST'],
+  ],
+  [
+    'a mail server without a recipient',
+    { SMTP_HOST: 'mail.example', EMAIL_FROM: 'a@b.example' },
+    'monitor',
+    ['HEARTBEAT_MONITOR_ALERT_EMAIL'],
+  ],
+  ['a control service without its secret', {}, 'control', ['TRIGGER_SECRET']],
+])('refuses %s', (_what, environment, reader, names) => {
+  expect(Object.keys(problemsOf(environment, reader))).toEqual(names)
+})
+
+test('what only the monitor needs does not stop a command', () => {
+  expect(problemsOf({ HEARTBEAT_MONITOR_ALERT_EMAIL: 'a@b.example' }, 'cli')).toEqual({})
+})
+
+test('no message repeats a secret', () => {
+  const secret = 'hunter2 hunter2'
+  let text = ''
+  try {
+    readConfig(
+      { DATABASE_URL: `x://${secret}`, ANTHROPIC_API_KEY: secret, TRIGGER_SECRET: secret },
+      'control',
+    )
+  } catch (error) {
+    text = `${String(error)} ${JSON.stringify(error)}`
+  }
+  expect(text).toContain('ANTHROPIC_API_KEY')
+  expect(text).not.toContain('hunter2')
+})
+
+test('a credential file wins over the variable, and one that cannot be read is a problem', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'leasehold-credentials-'))
+  await writeFile(join(folder, 'DATABASE_URL'), 'postgres://file.example/x\n')
+  const environment = { CREDENTIALS_DIRECTORY: folder, DATABASE_URL: 'postgres://variable.example/x' }
+  expect(readConfig(environment, 'cli').database.url).toBe('postgres://file.example/x')
+  await rm(join(folder, 'DATABASE_URL'))
+  expect(readConfig(environment, 'cli').database.url).toBe('postgres://variable.example/x')
+  expect(problemsOf({ CREDENTIALS_DIRECTORY: join(folder, 'DATABASE_URL', 'x') })).toEqual({})
+  await writeFile(join(folder, 'plain'), '')
+  expect(Object.keys(problemsOf({ CREDENTIALS_DIRECTORY: join(folder, 'plain') })).sort()).toEqual([
+    'ANTHROPIC_API_KEY',
+    'DATABASE_URL',
+    'SMTP_PASSWORD',
+    'TRIGGER_SECRET',
+  ])
+  await rm(folder, { recursive: true })
+})

@@ -15,6 +15,12 @@ export interface HealthCheck {
   readonly advice: string
 }
 
+/** The moment by the clock that judges leases, deadlines and schedules. A caller's own clock may differ. */
+export async function databaseClock(db: Db): Promise<Date> {
+  const { rows } = await db.query<{ now: Date }>('select leasehold.clock() as now')
+  return rows[0]!.now
+}
+
 /** The checks of the view database_health, the worst first. */
 export function databaseHealth(db: Db): Promise<HealthCheck[]> {
   const query = from

@@ -7,12 +7,14 @@ export {
   type OpenIncident,
   type RecentFailure,
   type RoleState,
+  databaseClock,
   databaseHealth,
   invariantViolations,
   listRoles,
   openIncidents,
   recentFailures,
 } from './health.ts'
+export { onSnapshot } from './query.ts'
 export { type RunStageProgress, type RunSummary, listRuns, runProgress } from './runs.ts'
 export { settingsAdvice } from './settings.ts'
 export { type StageHealth, type StageStatus, listStages } from './stages.ts'

@@ -15,7 +15,8 @@ import {
   type RawBuilder,
   sql,
 } from 'kysely'
-import type { Db } from '../db.ts'
+import type { Pool } from 'pg'
+import type { Db, Tx } from '../db.ts'
 import { ValueRefusedError } from '../errors.ts'
 import type { DB } from './tables.ts'
 
@@ -52,4 +53,25 @@ export function count(column: string): RawBuilder<number> {
 export function checkLimit(limit: number): number {
   if (Number.isInteger(limit) && limit >= 1 && limit <= 10_000) return limit
   throw new ValueRefusedError('22023', null, `a list is limited to 1–10000 rows, not ${limit}`)
+}
+
+/**
+ * Runs several reads on one snapshot, so that a page of them fits together; nothing can be changed inside.
+ *
+ * Each statement may take `timeoutMs`; the server ends longer ones (SQLSTATE 57014). Takes a pool, because a snapshot
+ * is a transaction of its own; works through PgBouncer in transaction mode.
+ */
+export async function onSnapshot<T>(pool: Pool, timeoutMs: number, read: (tx: Tx) => Promise<T>): Promise<T> {
+  const client = await pool.connect()
+  let broken: Error | undefined
+  try {
+    await client.query('begin isolation level repeatable read read only')
+    await client.query("select pg_catalog.set_config('statement_timeout', $1, true)", [`${timeoutMs}ms`])
+    return await read(client)
+  } finally {
+    await client.query('commit').catch((error: Error) => {
+      broken = error
+    })
+    client.release(broken)
+  }
 }

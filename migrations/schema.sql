@@ -1,0 +1,2925 @@
+-- The schema as all migrations leave it, for reading and for the check that compares. Never applied, never edited:
+-- `npm run check -- --write-schema` rewrites it. Partitions are left out.
+
+create schema leasehold;
+
+create sequence leasehold.fences as bigint start 1 increment 1 minvalue 1 maxvalue 9223372036854775807;
+
+create table leasehold.alerts (
+  id bigint generated always as identity not null,
+  channel text default 'email'::text not null,
+  incident_ids bigint[] not null,
+  subject text not null,
+  body text not null,
+  created_at timestamp with time zone default leasehold.clock() not null,
+  sent_at timestamp with time zone,
+  tries integer default 0 not null,
+  last_error text,
+  constraint alerts_pkey PRIMARY KEY (id),
+  constraint alert_subject_is_one_line CHECK ((subject !~ '[\n\r]'::text))
+);
+CREATE INDEX alerts_unsent ON leasehold.alerts USING btree (id) WHERE (sent_at IS NULL);
+
+create table leasehold.attempts (
+  task_id bigint not null,
+  fence bigint not null,
+  worker_id uuid,
+  leased_at timestamp with time zone,
+  ended_at timestamp with time zone not null,
+  attempt smallint not null,
+  final boolean not null,
+  outcome text not null,
+  error jsonb,
+  result jsonb,
+  constraint attempts_pkey PRIMARY KEY (task_id, fence),
+  constraint attempt_outcome_is_known CHECK (((final AND (outcome = ANY (ARRAY['done'::text, 'dead'::text, 'cancelled'::text]))) OR ((NOT final) AND (outcome = ANY (ARRAY['retry'::text, 'released'::text, 'snoozed'::text, 'lost'::text, 'reopened'::text])))))
+) partition by RANGE (task_id);
+CREATE INDEX attempts_failed_by_time ON ONLY leasehold.attempts USING btree (ended_at) WHERE (outcome = ANY (ARRAY['dead'::text, 'retry'::text, 'lost'::text]));
+
+create table leasehold.concurrency_keys (
+  stage text not null,
+  concurrency_key text not null,
+  constraint concurrency_keys_pkey PRIMARY KEY (stage, concurrency_key)
+);
+
+create table leasehold.dependencies (
+  parent_id bigint not null,
+  child_id bigint not null,
+  constraint dependency_once PRIMARY KEY (parent_id, child_id),
+  constraint parent_is_older_than_child CHECK ((parent_id < child_id))
+);
+CREATE INDEX dependencies_by_child ON leasehold.dependencies USING btree (child_id);
+
+create table leasehold.floor_probes (
+  id bigint generated always as identity not null,
+  last_position bigint not null,
+  below_xid xid8 not null,
+  taken_at timestamp with time zone not null,
+  server_started_at timestamp with time zone not null,
+  passed boolean not null,
+  constraint floor_probes_pkey PRIMARY KEY (id)
+);
+
+create table leasehold.floors (
+  stage text not null,
+  lane smallint not null,
+  floor bigint not null,
+  drained boolean not null,
+  constraint floors_pkey PRIMARY KEY (stage, lane, floor)
+);
+
+create table leasehold.incidents (
+  id bigint generated always as identity not null,
+  kind text not null,
+  subject text not null,
+  opened_at timestamp with time zone not null,
+  resolved_at timestamp with time zone,
+  summary text not null,
+  details jsonb default '{}'::jsonb not null,
+  constraint incidents_pkey PRIMARY KEY (id),
+  constraint incident_kind_is_known CHECK ((kind = ANY (ARRAY['worker_dead'::text, 'worker_wedged'::text, 'stage_without_worker'::text, 'workers_missing'::text, 'task_quarantined'::text, 'monitor_silent'::text, 'mail_undeliverable'::text])))
+);
+CREATE INDEX incidents_by_time ON leasehold.incidents USING btree (opened_at);
+CREATE UNIQUE INDEX one_open_incident_per_subject ON leasehold.incidents USING btree (kind, subject) WHERE (resolved_at IS NULL);
+
+create table leasehold.leases (
+  task_id bigint not null,
+  fence bigint not null,
+  worker_id uuid not null,
+  leased_at timestamp with time zone not null,
+  deadline_at timestamp with time zone not null,
+  attempt smallint not null,
+  crashes smallint not null,
+  stage text not null,
+  run_id text,
+  key text,
+  concurrency_key text,
+  constraint one_lease_per_task PRIMARY KEY (task_id)
+) with (autovacuum_vacuum_insert_scale_factor=10, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=10000, vacuum_truncate=off);
+CREATE INDEX leases_by_concurrency_key ON leasehold.leases USING btree (stage, concurrency_key) WHERE (concurrency_key IS NOT NULL);
+CREATE INDEX leases_by_worker ON leasehold.leases USING btree (worker_id, fence);
+
+create table leasehold.locks (
+  name text not null,
+  constraint locks_pkey PRIMARY KEY (name)
+);
+
+create table leasehold.monitors (
+  id uuid not null,
+  host text not null,
+  pid integer,
+  version text,
+  interval_ms integer not null,
+  started_at timestamp with time zone not null,
+  ticked_at timestamp with time zone not null,
+  ticks bigint default 0 not null,
+  constraint monitors_pkey PRIMARY KEY (id)
+) with (fillfactor=50);
+
+create table leasehold.nudges (
+  id bigint generated always as identity not null,
+  task_id bigint,
+  stage text not null,
+  concurrency_key text,
+  constraint nudges_pkey PRIMARY KEY (id),
+  constraint nudge_names_a_task_or_a_key CHECK (((task_id IS NULL) <> (concurrency_key IS NULL)))
+) with (vacuum_truncate=off);
+CREATE INDEX nudges_by_stage ON leasehold.nudges USING btree (stage, id);
+
+create table leasehold.partitions (
+  first_id bigint not null,
+  end_id bigint not null,
+  created_at timestamp with time zone default leasehold.clock() not null,
+  opened_at timestamp with time zone,
+  closed_at timestamp with time zone,
+  constraint partitions_pkey PRIMARY KEY (first_id),
+  constraint partition_is_not_empty CHECK ((end_id > first_id)),
+  constraint partitions_end_id_key UNIQUE (end_id)
+);
+
+create table leasehold.ready (
+  "position" bigint generated always as identity not null,
+  task_id bigint not null,
+  lane smallint not null,
+  failures smallint default 0 not null,
+  crashes smallint default 0 not null,
+  stage text not null,
+  concurrency_key text,
+  constraint ready_once_per_task PRIMARY KEY (task_id),
+  constraint ready_lane_is_0_to_11 CHECK (((lane >= 0) AND (lane <= 11)))
+) with (autovacuum_vacuum_insert_scale_factor=10, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=10000, vacuum_truncate=off);
+CREATE INDEX ready_by_concurrency_key ON leasehold.ready USING btree (stage, concurrency_key) WHERE (concurrency_key IS NOT NULL);
+CREATE INDEX ready_by_lane ON leasehold.ready USING btree (stage, lane, "position");
+
+create table leasehold.revocations (
+  worker_id uuid not null,
+  fence bigint not null,
+  task_id bigint not null,
+  reason text not null,
+  constraint revocations_pkey PRIMARY KEY (worker_id, fence, task_id)
+);
+
+create table leasehold.run_ledger (
+  run_id text not null,
+  stage text not null,
+  submitted integer default 0 not null,
+  done integer default 0 not null,
+  dead integer default 0 not null,
+  cancelled integer default 0 not null
+);
+CREATE INDEX run_ledger_by_run ON leasehold.run_ledger USING btree (run_id, stage);
+
+create table leasehold.scheduled (
+  run_at timestamp with time zone not null,
+  task_id bigint not null,
+  failures smallint default 0 not null,
+  crashes smallint default 0 not null,
+  express boolean default false not null,
+  stage text not null,
+  constraint scheduled_once_per_task PRIMARY KEY (task_id)
+) with (vacuum_truncate=off);
+CREATE INDEX scheduled_by_due_time ON leasehold.scheduled USING btree (stage, run_at);
+
+create table leasehold.sleepers (
+  stage text not null,
+  worker_id uuid not null,
+  wake_until timestamp with time zone not null,
+  constraint sleepers_pkey PRIMARY KEY (stage, worker_id)
+) with (fillfactor=50);
+
+create table leasehold.stage_samples (
+  stage text not null,
+  at timestamp with time zone not null,
+  ready bigint not null,
+  scheduled bigint not null,
+  waiting bigint not null,
+  running bigint not null,
+  took interval not null,
+  constraint stage_samples_pkey PRIMARY KEY (stage, at)
+);
+
+create table leasehold.stages (
+  name text not null,
+  priority smallint default 5 not null,
+  max_attempts smallint default 3 not null,
+  max_crashes smallint default 3 not null,
+  timeout interval default '00:30:00'::interval not null,
+  backoff_min interval default '00:00:05'::interval not null,
+  backoff_max interval default '00:00:30'::interval not null,
+  key_limit integer default 1 not null,
+  expected_workers integer default 0 not null,
+  paused_until timestamp with time zone,
+  registered_at timestamp with time zone default leasehold.clock() not null,
+  constraint stages_pkey PRIMARY KEY (name),
+  constraint stage_backoff_is_ordered CHECK (((backoff_min >= '00:00:00'::interval) AND (backoff_min <= backoff_max) AND (backoff_max <= '30 days'::interval))),
+  constraint stage_expected_workers_is_not_negative CHECK (((expected_workers >= 0) AND (expected_workers <= 100000))),
+  constraint stage_key_limit_is_positive CHECK (((key_limit >= 1) AND (key_limit <= 100000))),
+  constraint stage_max_attempts_is_1_to_1000 CHECK (((max_attempts >= 1) AND (max_attempts <= 1000))),
+  constraint stage_max_crashes_is_1_to_100 CHECK (((max_crashes >= 1) AND (max_crashes <= 100))),
+  constraint stage_name_is_plain CHECK ((name ~ '^[a-z][a-z0-9_.-]{0,47}$'::text)),
+  constraint stage_priority_is_0_to_9 CHECK (((priority >= 0) AND (priority <= 9))),
+  constraint stage_timeout_is_up_to_30_days CHECK (((timeout > '00:00:00'::interval) AND (timeout <= '30 days'::interval)))
+);
+
+create table leasehold.stragglers (
+  xid xid8 not null,
+  from_position bigint not null,
+  noted_at timestamp with time zone not null,
+  constraint stragglers_pkey PRIMARY KEY (xid)
+);
+
+create table leasehold.task_checkpoints (
+  task_id bigint not null,
+  name text not null,
+  fence bigint not null,
+  at timestamp with time zone not null,
+  value jsonb,
+  constraint task_checkpoints_pkey PRIMARY KEY (task_id, name),
+  constraint checkpoint_name_is_1_to_200_characters CHECK (((length(name) >= 1) AND (length(name) <= 200)))
+) partition by RANGE (task_id);
+
+create table leasehold.task_keys (
+  stage text not null,
+  key text not null,
+  task_id bigint not null,
+  constraint key_once_per_unfinished_task PRIMARY KEY (stage, key),
+  constraint task_holds_one_key UNIQUE (task_id)
+);
+
+create table leasehold.task_logs (
+  task_id bigint not null,
+  line bigint generated by default as identity not null,
+  fence bigint not null,
+  at timestamp with time zone not null,
+  level text not null,
+  message text not null,
+  fields jsonb,
+  constraint task_logs_pkey PRIMARY KEY (task_id, line),
+  constraint log_level_is_known CHECK ((level = ANY (ARRAY['debug'::text, 'info'::text, 'warn'::text, 'error'::text, 'stdout'::text, 'stderr'::text]))),
+  constraint log_message_is_at_most_32_kib CHECK ((length(message) <= 32768))
+) partition by RANGE (task_id);
+
+create table leasehold.task_progress (
+  task_id bigint not null,
+  at timestamp with time zone not null,
+  fence bigint not null,
+  fraction real,
+  message text,
+  constraint task_progress_pkey PRIMARY KEY (task_id, at),
+  constraint progress_fraction_is_0_to_1 CHECK (((fraction >= (0)::double precision) AND (fraction <= (1)::double precision)))
+) partition by RANGE (task_id);
+
+create table leasehold.tasks (
+  id bigint generated always as identity not null,
+  stage text not null,
+  payload jsonb default '{}'::jsonb not null,
+  priority smallint,
+  run_at timestamp with time zone,
+  key text,
+  run_id text,
+  title text,
+  max_attempts smallint,
+  timeout interval,
+  depends_on bigint[],
+  concurrency_key text,
+  meta jsonb,
+  submitted_at timestamp with time zone default leasehold.clock() not null,
+  constraint tasks_pkey PRIMARY KEY (id),
+  constraint task_concurrency_key_is_1_to_200_characters CHECK (((length(concurrency_key) >= 1) AND (length(concurrency_key) <= 200))),
+  constraint task_depends_on_at_most_10000 CHECK ((cardinality(depends_on) <= 10000)),
+  constraint task_key_is_1_to_200_characters CHECK (((length(key) >= 1) AND (length(key) <= 200))),
+  constraint task_max_attempts_is_1_to_1000 CHECK (((max_attempts >= 1) AND (max_attempts <= 1000))),
+  constraint task_meta_is_at_most_64_kib CHECK ((pg_column_size(meta) <= 65536)),
+  constraint task_payload_is_at_most_1_mib CHECK ((pg_column_size(payload) <= 1048576)),
+  constraint task_priority_is_0_to_9 CHECK (((priority >= 0) AND (priority <= 9))),
+  constraint task_run_at_is_within_100_years CHECK (((run_at < '2126-01-01 00:00:00+00'::timestamp with time zone) AND (run_at > '1970-01-01 00:00:00+00'::timestamp with time zone))),
+  constraint task_run_id_is_1_to_200_printable CHECK ((run_id ~ '^[[:print:]]{1,200}$'::text)),
+  constraint task_timeout_is_up_to_30_days CHECK (((timeout > '00:00:00'::interval) AND (timeout <= '30 days'::interval))),
+  constraint task_title_is_at_most_500_characters CHECK ((length(title) <= 500))
+) partition by RANGE (id);
+CREATE INDEX tasks_by_run ON ONLY leasehold.tasks USING btree (run_id, id) WHERE (run_id IS NOT NULL);
+CREATE TRIGGER route_submitted AFTER INSERT ON leasehold.tasks REFERENCING NEW TABLE AS new_tasks FOR EACH STATEMENT EXECUTE FUNCTION leasehold.route_submitted();
+
+create table leasehold.waiting (
+  task_id bigint not null,
+  failures smallint default 0 not null,
+  crashes smallint default 0 not null,
+  lane smallint not null,
+  for_parents boolean not null,
+  stage text not null,
+  concurrency_key text,
+  waiting_since timestamp with time zone not null,
+  constraint waiting_once_per_task PRIMARY KEY (task_id),
+  constraint waiting_has_a_reason CHECK ((for_parents OR (concurrency_key IS NOT NULL)))
+) with (vacuum_truncate=off);
+CREATE INDEX waiting_by_concurrency_key ON leasehold.waiting USING btree (stage, concurrency_key, lane DESC, task_id) WHERE (NOT for_parents);
+
+create table leasehold.workers (
+  id uuid not null,
+  slot text not null,
+  stages text[] not null,
+  host text not null,
+  pid integer,
+  version text,
+  concurrency integer default 1 not null,
+  restarts integer default 0 not null,
+  meta jsonb,
+  ttl interval not null,
+  beat_interval interval not null,
+  started_at timestamp with time zone not null,
+  beat_at timestamp with time zone not null,
+  expires_at timestamp with time zone not null,
+  loop_at timestamp with time zone not null,
+  oldest_fence bigint default 0 not null,
+  running integer default 0 not null,
+  draining boolean default false not null,
+  drain_asked boolean default false not null,
+  ended_at timestamp with time zone,
+  end_reason text,
+  constraint workers_pkey PRIMARY KEY (id),
+  constraint worker_beats_three_times_per_ttl CHECK (((beat_interval * (3)::double precision) <= ttl)),
+  constraint worker_end_has_a_reason CHECK (((ended_at IS NULL) = (end_reason IS NULL))),
+  constraint worker_serves_1_to_100_stages CHECK (((cardinality(stages) >= 1) AND (cardinality(stages) <= 100))),
+  constraint worker_slot_is_1_to_100_printable CHECK ((slot ~ '^[[:graph:]]{1,100}$'::text)),
+  constraint worker_ttl_is_sane CHECK (((ttl >= '00:00:00.1'::interval) AND (ttl <= '1 day'::interval)))
+) with (fillfactor=50);
+CREATE UNIQUE INDEX one_live_worker_per_slot ON leasehold.workers USING btree (slot) WHERE (ended_at IS NULL);
+CREATE INDEX workers_by_end ON leasehold.workers USING btree (ended_at) WHERE (ended_at IS NOT NULL);
+
+create view leasehold.active_leases as
+ SELECT l.task_id,
+    l.stage,
+    w.slot,
+    l.worker_id,
+    w.host,
+    w.pid,
+    l.fence,
+    l.attempt,
+    l.leased_at,
+    (leasehold.clock() - l.leased_at) AS held,
+    l.deadline_at,
+    w.expires_at,
+        CASE
+            WHEN (w.expires_at <= leasehold.clock()) THEN 'worker silent'::text
+            WHEN (l.deadline_at <= leasehold.clock()) THEN 'past deadline'::text
+            ELSE 'valid'::text
+        END AS validity,
+    t.title,
+    t.run_id
+   FROM ((leasehold.workers w
+     JOIN leasehold.leases l ON (((l.worker_id = w.id) AND (l.fence >= w.oldest_fence))))
+     JOIN leasehold.tasks t ON ((t.id = l.task_id)))
+  WHERE (w.ended_at IS NULL);
+
+create view leasehold.database_health as
+ SELECT name,
+    status,
+    value,
+    advice
+   FROM ( SELECT 'monitor'::text AS name,
+                CASE
+                    WHEN (leasehold.monitor_silence() IS NULL) THEN 'bad'::text
+                    WHEN (leasehold.monitor_silence() > ( SELECT GREATEST('00:03:00'::interval, (((max(m.interval_ms) * 3))::double precision * '00:00:00.001'::interval)) AS "greatest"
+                       FROM leasehold.monitors m)) THEN 'bad'::text
+                    ELSE 'ok'::text
+                END AS status,
+            COALESCE((('last looked '::text || (date_trunc('second'::text, leasehold.monitor_silence()))::text) || ' ago'::text), 'never looked'::text) AS value,
+            'Start one: npx leasehold monitor. Without it nobody is told of dead workers.'::text AS advice
+        UNION ALL
+         SELECT 'unsent alerts'::text,
+                CASE
+                    WHEN (count(*) = 0) THEN 'ok'::text
+                    ELSE 'bad'::text
+                END AS "case",
+            (count(*))::text AS count,
+            'See leasehold.alerts.last_error; check SMTP_*.'::text
+           FROM leasehold.alerts a
+          WHERE ((a.sent_at IS NULL) AND (a.created_at < (leasehold.clock() - '00:02:00'::interval)))
+        UNION ALL
+         SELECT 'oldest transaction'::text,
+                CASE
+                    WHEN (max((leasehold.clock() - a.xact_start)) > '00:10:00'::interval) THEN 'warn'::text
+                    ELSE 'ok'::text
+                END AS "case",
+            COALESCE((date_trunc('second'::text, max((leasehold.clock() - a.xact_start))))::text, 'none'::text) AS "coalesce",
+            'A long transaction keeps dead rows of every table. Claims do not slow down here, other queries do. See pg_stat_activity.'::text
+           FROM pg_stat_activity a
+          WHERE ((a.datname = current_database()) AND (a.pid <> pg_backend_pid()) AND (a.backend_type = 'client backend'::text))
+        UNION ALL
+         SELECT 'submitters held open'::text,
+                CASE
+                    WHEN (count(*) > 0) THEN 'warn'::text
+                    ELSE 'ok'::text
+                END AS "case",
+            (count(*))::text AS count,
+            'A transaction that inserted tasks stays open; its tasks are invisible until it commits.'::text
+           FROM leasehold.stragglers
+        UNION ALL
+         SELECT 'notify queue'::text,
+                CASE
+                    WHEN (pg_notification_queue_usage() > (0.25)::double precision) THEN 'warn'::text
+                    ELSE 'ok'::text
+                END AS "case",
+            ((round(((pg_notification_queue_usage() * (100)::double precision))::numeric, 1))::text || ' %'::text),
+            'A session that listens and stays in a transaction keeps it; above 25 % workers are polled instead of woken.'::text
+        UNION ALL
+         SELECT 'dead rows'::text,
+                CASE
+                    WHEN (sum(u.n_dead_tup) > (5000000)::numeric) THEN 'warn'::text
+                    ELSE 'ok'::text
+                END AS "case",
+            (COALESCE(sum(u.n_dead_tup), (0)::numeric))::text AS "coalesce",
+            'ready and leases are vacuumed less than they churn: look for old transactions, lower autovacuum_naptime.'::text
+           FROM pg_stat_user_tables u
+          WHERE ((u.schemaname = 'leasehold'::name) AND (u.relname = ANY (ARRAY['ready'::name, 'leases'::name, 'scheduled'::name, 'waiting'::name])))
+        UNION ALL
+         SELECT 'id partitions ahead'::text,
+                CASE
+                    WHEN (count(*) < 1) THEN 'warn'::text
+                    ELSE 'ok'::text
+                END AS "case",
+            (count(*))::text AS count,
+            'select leasehold.ensure_partitions(); a running monitor does it.'::text
+           FROM leasehold.partitions p
+          WHERE (p.first_id > COALESCE(( SELECT q.last_value
+                   FROM pg_sequences q
+                  WHERE ((q.schemaname = 'leasehold'::name) AND (q.sequencename = 'tasks_id_seq'::name))), (0)::bigint))
+        UNION ALL
+         SELECT 'transaction id age'::text,
+                CASE
+                    WHEN (age(d.datfrozenxid) > 1000000000) THEN 'warn'::text
+                    ELSE 'ok'::text
+                END AS "case",
+            (age(d.datfrozenxid))::text AS age,
+            'Autovacuum has to freeze this database soon.'::text
+           FROM pg_database d
+          WHERE (d.datname = current_database())) c;
+
+create view leasehold.dead_workers as
+ SELECT id AS worker_id,
+    slot,
+    stages,
+    host,
+    pid,
+    beat_at AS last_seen,
+    (leasehold.clock() - beat_at) AS silent,
+    ended_at,
+    COALESCE(end_reason, 'not released yet'::text) AS reason,
+        CASE
+            WHEN (ended_at IS NULL) THEN ( SELECT count(*) AS count
+               FROM leasehold.leases l
+              WHERE (l.worker_id = w.id))
+            ELSE (0)::bigint
+        END AS still_holds
+   FROM leasehold.workers w
+  WHERE (((ended_at IS NULL) AND (expires_at <= leasehold.clock())) OR ((end_reason = ANY (ARRAY['lost'::text, 'superseded'::text])) AND (ended_at > (leasehold.clock() - '7 days'::interval))))
+  ORDER BY beat_at DESC;
+
+create view leasehold.invariant_violations as
+ SELECT 'ready row below its floor'::text AS violation,
+    b.task_id,
+    b.stage,
+    ((('position '::text || b.ready_position) || ' < floor '::text) || b.floor) AS detail
+   FROM leasehold.below_floors() b(task_id, stage, lane, ready_position, floor)
+  WHERE (NOT (EXISTS ( SELECT
+           FROM leasehold.stragglers)))
+UNION ALL
+ SELECT 'running and ready'::text AS violation,
+    l.task_id,
+    l.stage,
+    NULL::text AS detail
+   FROM ((leasehold.workers w
+     JOIN leasehold.leases l ON (((l.worker_id = w.id) AND (l.fence >= w.oldest_fence))))
+     JOIN leasehold.ready r ON ((r.task_id = l.task_id)))
+  WHERE (w.ended_at IS NULL)
+UNION ALL
+ SELECT 'lease of an ended worker'::text AS violation,
+    l.task_id,
+    l.stage,
+    ((w.slot || ' ended '::text) || w.end_reason) AS detail
+   FROM (leasehold.workers w
+     JOIN leasehold.leases l ON ((l.worker_id = w.id)))
+  WHERE (w.ended_at > (leasehold.clock() - '01:00:00'::interval))
+UNION ALL
+ SELECT 'more tasks of a key admitted than its limit'::text AS violation,
+    min(h.task_id) AS task_id,
+    h.stage,
+    ((((h.concurrency_key || ': '::text) || count(*)) || ' > '::text) || s.key_limit) AS detail
+   FROM (( SELECT l.task_id,
+            l.stage,
+            l.concurrency_key
+           FROM leasehold.leases l
+          WHERE (l.concurrency_key IS NOT NULL)
+        UNION ALL
+         SELECT r.task_id,
+            r.stage,
+            r.concurrency_key
+           FROM leasehold.ready r
+          WHERE (r.concurrency_key IS NOT NULL)) h
+     JOIN leasehold.stages s ON ((s.name = h.stage)))
+  GROUP BY h.stage, h.concurrency_key, s.key_limit
+ HAVING (count(*) > s.key_limit)
+UNION ALL
+ SELECT 'task in no state'::text AS violation,
+    t.id AS task_id,
+    t.stage,
+    NULL::text AS detail
+   FROM ( SELECT x.id,
+            x.stage
+           FROM leasehold.tasks x
+          ORDER BY x.id DESC
+         LIMIT 200) t
+  WHERE ((NOT (EXISTS ( SELECT
+           FROM leasehold.ready r
+          WHERE (r.task_id = t.id)))) AND (NOT (EXISTS ( SELECT
+           FROM leasehold.leases l
+          WHERE (l.task_id = t.id)))) AND (NOT (EXISTS ( SELECT
+           FROM leasehold.scheduled d
+          WHERE (d.task_id = t.id)))) AND (NOT (EXISTS ( SELECT
+           FROM leasehold.waiting w
+          WHERE (w.task_id = t.id)))) AND (leasehold.final_outcome(t.id) IS NULL));
+
+create view leasehold.open_incidents as
+ SELECT id,
+    kind,
+    subject,
+    summary,
+    opened_at,
+    (leasehold.clock() - opened_at) AS open_for,
+    details
+   FROM leasehold.incidents i
+  WHERE (resolved_at IS NULL)
+  ORDER BY opened_at;
+
+create view leasehold.recent_failures as
+ SELECT a.ended_at,
+    a.task_id,
+    t.stage,
+    a.outcome,
+    a.attempt,
+    (a.error ->> 'code'::text) AS code,
+    "left"((a.error ->> 'message'::text), 500) AS message,
+    t.run_id,
+    t.title,
+    w.slot,
+    a.worker_id,
+    a.final
+   FROM ((leasehold.attempts a
+     JOIN leasehold.tasks t ON ((t.id = a.task_id)))
+     LEFT JOIN leasehold.workers w ON ((w.id = a.worker_id)))
+  WHERE ((a.outcome = ANY (ARRAY['dead'::text, 'retry'::text, 'lost'::text])) AND (a.ended_at > (leasehold.clock() - '7 days'::interval)))
+  ORDER BY a.ended_at DESC
+ LIMIT 1000;
+
+create view leasehold.run_progress as
+ SELECT run_id,
+    stage,
+    sum(submitted) AS submitted,
+    sum(done) AS done,
+    sum(dead) AS dead,
+    sum(cancelled) AS cancelled,
+    (((sum(submitted) - sum(done)) - sum(dead)) - sum(cancelled)) AS open
+   FROM leasehold.run_ledger l
+  GROUP BY run_id, stage;
+
+create view leasehold.stage_health as
+ SELECT s.name AS stage,
+        CASE
+            WHEN (s.paused_until > leasehold.clock()) THEN 'paused'::text
+            WHEN ((live.n = 0) AND ((ready.n > 0) OR (due.n > 0))) THEN 'no worker'::text
+            WHEN (live.n = 0) THEN 'no worker, no work'::text
+            WHEN (live.n < s.expected_workers) THEN 'workers missing'::text
+            WHEN (leases.n > 0) THEN 'working'::text
+            WHEN (ready.n > 0) THEN 'waiting for workers'::text
+            ELSE 'idle'::text
+        END AS status,
+    live.n AS live_workers,
+    s.expected_workers,
+        CASE
+            WHEN (ready.n > 1000) THEN GREATEST(ready.n, COALESCE(sample.ready, (0)::bigint))
+            ELSE ready.n
+        END AS ready,
+    leases.n AS running,
+        CASE
+            WHEN (later.n > 1000) THEN GREATEST(later.n, COALESCE(sample.scheduled, (0)::bigint))
+            ELSE later.n
+        END AS scheduled,
+        CASE
+            WHEN (held.n > 1000) THEN GREATEST(held.n, COALESCE(sample.waiting, (0)::bigint))
+            ELSE held.n
+        END AS waiting,
+    ((ready.n <= 1000) AND (later.n <= 1000) AND (held.n <= 1000)) AS exact,
+    (leasehold.clock() - ( SELECT t.submitted_at
+           FROM (leasehold.ready r
+             JOIN leasehold.tasks t ON ((t.id = r.task_id)))
+          WHERE ((r.stage = s.name) AND (r.lane = ( SELECT r2.lane
+                   FROM leasehold.ready r2
+                  WHERE (r2.stage = s.name)
+                  ORDER BY r2.lane
+                 LIMIT 1)) AND (r."position" >= COALESCE(( SELECT f.floor
+                   FROM leasehold.floors f
+                  WHERE ((f.stage = s.name) AND (f.lane = r.lane))
+                  ORDER BY f.floor DESC
+                 LIMIT 1), (0)::bigint)))
+          ORDER BY r."position"
+         LIMIT 1)) AS oldest_ready,
+    s.paused_until,
+    sample.at AS sampled_at
+   FROM (((((((leasehold.stages s
+     CROSS JOIN LATERAL ( SELECT count(*) AS n
+           FROM leasehold.workers w
+          WHERE ((w.ended_at IS NULL) AND (w.expires_at > leasehold.clock()) AND (s.name = ANY (w.stages)))) live)
+     CROSS JOIN LATERAL ( SELECT count(*) AS n
+           FROM ( SELECT
+                   FROM (generate_series(0, 11) g(lane)
+                     CROSS JOIN LATERAL ( SELECT r."position"
+                           FROM leasehold.ready r
+                          WHERE ((r.stage = s.name) AND (r.lane = (g.lane)::smallint) AND (r."position" >= COALESCE(( SELECT f.floor
+                                   FROM leasehold.floors f
+                                  WHERE ((f.stage = s.name) AND (f.lane = (g.lane)::smallint))
+                                  ORDER BY f.floor DESC
+                                 LIMIT 1), (0)::bigint)))
+                          ORDER BY r."position"
+                         LIMIT 1001) one)
+                 LIMIT 1001) x) ready)
+     CROSS JOIN LATERAL ( SELECT count(*) AS n
+           FROM (leasehold.workers w
+             JOIN leasehold.leases l ON (((l.worker_id = w.id) AND (l.fence >= w.oldest_fence))))
+          WHERE ((w.ended_at IS NULL) AND (l.stage = s.name))) leases)
+     CROSS JOIN LATERAL ( SELECT count(*) AS n
+           FROM ( SELECT
+                   FROM leasehold.scheduled d
+                  WHERE (d.stage = s.name)
+                  ORDER BY d.run_at
+                 LIMIT 1001) x) later)
+     CROSS JOIN LATERAL ( SELECT count(*) AS n
+           FROM ( SELECT
+                   FROM leasehold.scheduled d
+                  WHERE ((d.stage = s.name) AND (d.run_at <= leasehold.clock()))
+                  ORDER BY d.run_at
+                 LIMIT 1) x) due)
+     CROSS JOIN LATERAL ( SELECT count(*) AS n
+           FROM ( SELECT
+                   FROM leasehold.waiting w
+                  WHERE (w.stage = s.name)
+                 LIMIT 1001) x) held)
+     LEFT JOIN LATERAL ( SELECT p.ready,
+            p.scheduled,
+            p.waiting,
+            p.at
+           FROM leasehold.stage_samples p
+          WHERE (p.stage = s.name)
+          ORDER BY p.at DESC
+         LIMIT 1) sample ON (true));
+
+create view leasehold.task_status as
+ SELECT t.id AS task_id,
+    t.stage,
+        CASE
+            WHEN (l.task_id IS NOT NULL) THEN 'running'::text
+            WHEN (r.task_id IS NOT NULL) THEN 'ready'::text
+            WHEN (s.task_id IS NOT NULL) THEN 'scheduled'::text
+            WHEN (w.task_id IS NOT NULL) THEN 'waiting'::text
+            WHEN a.final THEN a.outcome
+            ELSE 'unknown'::text
+        END AS state,
+    t.title,
+    t.key,
+    t.run_id,
+    t.concurrency_key,
+    t.submitted_at,
+        CASE
+            WHEN (s.task_id IS NOT NULL) THEN s.run_at
+            ELSE t.run_at
+        END AS run_at,
+    COALESCE((l.attempt)::integer, (a.attempt)::integer, 0) AS attempt,
+    COALESCE(t.max_attempts, g.max_attempts) AS max_attempts,
+    COALESCE((l.crashes)::integer, (r.crashes)::integer, (s.crashes)::integer, (w.crashes)::integer, 0) AS crashes,
+    l.worker_id,
+    l.fence,
+    l.leased_at,
+    l.deadline_at,
+        CASE
+            WHEN ((l.task_id IS NULL) AND (r.task_id IS NULL) AND (s.task_id IS NULL) AND (w.task_id IS NULL)) THEN a.ended_at
+            ELSE NULL::timestamp with time zone
+        END AS ended_at,
+        CASE
+            WHEN ((l.task_id IS NULL) AND (r.task_id IS NULL) AND (s.task_id IS NULL) AND (w.task_id IS NULL)) THEN a.result
+            ELSE NULL::jsonb
+        END AS result,
+    a.error AS last_error,
+    p.fraction AS progress,
+    p.message AS progress_message,
+    p.at AS progress_at
+   FROM (((((((leasehold.tasks t
+     JOIN leasehold.stages g ON ((g.name = t.stage)))
+     LEFT JOIN leasehold.leases l ON ((l.task_id = t.id)))
+     LEFT JOIN leasehold.ready r ON ((r.task_id = t.id)))
+     LEFT JOIN leasehold.scheduled s ON ((s.task_id = t.id)))
+     LEFT JOIN leasehold.waiting w ON ((w.task_id = t.id)))
+     LEFT JOIN LATERAL ( SELECT x.final,
+            x.outcome,
+            x.attempt,
+            x.ended_at,
+            x.result,
+            x.error
+           FROM leasehold.attempts x
+          WHERE (x.task_id = t.id)
+          ORDER BY x.fence DESC
+         LIMIT 1) a ON (true))
+     LEFT JOIN LATERAL ( SELECT x.fraction,
+            x.message,
+            x.at
+           FROM leasehold.task_progress x
+          WHERE (x.task_id = t.id)
+          ORDER BY x.at DESC
+         LIMIT 1) p ON (true));
+
+create view leasehold.worker_health as
+ SELECT id AS worker_id,
+    slot,
+    stages,
+        CASE
+            WHEN (expires_at <= leasehold.clock()) THEN 'dead'::text
+            WHEN (loop_at < (leasehold.clock() - GREATEST(ttl, '00:00:05'::interval))) THEN 'wedged'::text
+            WHEN (beat_at < (leasehold.clock() - (beat_interval * (2)::double precision))) THEN 'late'::text
+            WHEN draining THEN 'draining'::text
+            WHEN (running > 0) THEN 'working'::text
+            ELSE 'idle'::text
+        END AS status,
+    running,
+    concurrency,
+    beat_at AS last_seen,
+    (leasehold.clock() - beat_at) AS silent,
+    expires_at,
+    loop_at,
+    started_at,
+    (leasehold.clock() - started_at) AS up,
+    restarts,
+    host,
+    pid,
+    version,
+    drain_asked,
+    meta
+   FROM leasehold.workers w
+  WHERE (ended_at IS NULL);
+
+CREATE OR REPLACE FUNCTION leasehold.advance_floors(p_patience interval DEFAULT '00:00:03'::interval, p_step bigint DEFAULT 500)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_probe record;
+  v_last_position bigint;
+  v_xid xid8;
+  v_holder record;
+  v_lane record;
+  v_floor bigint;
+  v_drained boolean;
+  v_raised integer := 0;
+  v_passed_to bigint;
+begin
+  if pg_current_xact_id_if_assigned() is not null then
+    raise exception 'advance_floors must run in a transaction of its own' using errcode = 'active_sql_transaction';
+  end if;
+  select last_value into v_last_position from leasehold.ready_position_seq;
+  v_xid := pg_current_xact_id();
+  perform from leasehold.locks where name = 'floors' for update skip locked;
+  if not found then
+    return null;
+  end if;
+
+  perform leasehold.collect_stragglers();
+
+  select p.* into v_probe from leasehold.floor_probes p order by p.id desc limit 1;
+  if v_probe.id is null or v_probe.passed or v_probe.server_started_at <> pg_postmaster_start_time()
+    or v_probe.below_xid > v_xid
+  then
+    insert into leasehold.floor_probes (last_position, below_xid, taken_at, server_started_at, passed)
+    values (v_last_position, v_xid, v_now, pg_postmaster_start_time(), false);
+    return 0;
+  end if;
+
+  select coalesce(max(p.last_position), 0) into v_passed_to from leasehold.floor_probes p
+  where p.passed and p.id < v_probe.id;
+  for v_holder in
+    select w.xid from leasehold.ready_writers() w
+    where w.xid < v_probe.below_xid and not exists (select from leasehold.stragglers g where g.xid = w.xid)
+  loop
+    if v_probe.taken_at > v_now - p_patience then
+      return 0;
+    end if;
+    insert into leasehold.stragglers (xid, from_position, noted_at) values (v_holder.xid, v_passed_to + 1, v_now)
+    on conflict do nothing;
+  end loop;
+
+  for v_lane in
+    select s.name as stage, l.lane::smallint as lane, f.floor, f.drained
+    from leasehold.stages s cross join generate_series(0, 11) as l(lane)
+    left join lateral (
+      select f.floor, f.drained from leasehold.floors f
+      where f.stage = s.name and f.lane = l.lane order by f.floor desc limit 1) f on true
+  loop
+    select r.position into v_floor from leasehold.ready r
+    where r.stage = v_lane.stage and r.lane = v_lane.lane and r.position >= coalesce(v_lane.floor, 0)
+    order by r.position limit 1;
+    -- A lane in which nobody ever saw a task needs no floor; one that was and is empty hardly a new one.
+    continue when v_floor is null and v_lane.floor is null;
+    v_drained := v_floor is null or v_floor > v_probe.last_position;
+    v_floor := least(coalesce(v_floor, v_probe.last_position + 1), v_probe.last_position + 1);
+    if v_floor >= coalesce(v_lane.floor, 0) + (case when v_drained and v_lane.drained then 100000 else p_step end) then
+      insert into leasehold.floors (stage, lane, floor, drained) values (v_lane.stage, v_lane.lane, v_floor, v_drained);
+      delete from leasehold.floors f where f.stage = v_lane.stage and f.lane = v_lane.lane and f.floor < v_lane.floor;
+      v_raised := v_raised + 1;
+    end if;
+  end loop;
+  insert into leasehold.floor_probes (last_position, below_xid, taken_at, server_started_at, passed) values
+    (v_probe.last_position, v_probe.below_xid, v_now, pg_postmaster_start_time(), true),
+    (v_last_position, v_xid, v_now, pg_postmaster_start_time(), false);
+  delete from leasehold.floor_probes p where p.id <= v_probe.id;
+  return v_raised;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.after_end(p_task_ids bigint[], p_outcome text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  delete from leasehold.task_keys k where k.task_id = any (p_task_ids);
+  insert into leasehold.nudges (task_id, stage)
+  select d.child_id, t.stage
+  from leasehold.dependencies d join leasehold.tasks t on t.id = d.child_id
+  where d.parent_id = any (p_task_ids);
+  insert into leasehold.run_ledger (run_id, stage, done, dead, cancelled)
+  select t.run_id, t.stage,
+    count(*) filter (where p_outcome = 'done'),
+    count(*) filter (where p_outcome = 'dead'),
+    count(*) filter (where p_outcome = 'cancelled')
+  from leasehold.tasks t where t.id = any (p_task_ids) and t.run_id is not null
+  group by 1, 2;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.audit()
+ RETURNS TABLE(violation text, task_id bigint, detail text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  with state as (
+    select r.task_id, 'ready' as state from leasehold.ready r
+    union all select l.task_id, 'running' from leasehold.leases l
+    union all select d.task_id, 'scheduled' from leasehold.scheduled d
+    union all select w.task_id, 'waiting' from leasehold.waiting w
+  ), last_attempt as (
+    select distinct on (a.task_id) a.task_id, a.final from leasehold.attempts a order by a.task_id, a.fence desc
+  )
+  select 'task in several states', s.task_id, string_agg(s.state, ', ') from state s group by s.task_id having count(*) > 1
+  union all
+  select 'task in no state and not ended', t.id, null from leasehold.tasks t
+  left join state s on s.task_id = t.id left join last_attempt a on a.task_id = t.id
+  where s.task_id is null and not coalesce(a.final, false)
+  union all
+  select 'ended task in a state', s.task_id, s.state from state s join last_attempt a on a.task_id = s.task_id where a.final
+  union all
+  select 'state without a task', s.task_id, s.state from state s left join leasehold.tasks t on t.id = s.task_id where t.id is null
+  union all
+  select 'key of an ended task', k.task_id, k.key from leasehold.task_keys k left join state s on s.task_id = k.task_id where s.task_id is null
+  union all
+  select 'unfinished task without its key', t.id, t.key from leasehold.tasks t join state s on s.task_id = t.id
+  left join leasehold.task_keys k on k.task_id = t.id where t.key is not null and k.task_id is null
+  union all
+  select 'edge of a task that does not wait', d.child_id, 'parent ' || d.parent_id from leasehold.dependencies d
+  left join leasehold.waiting w on w.task_id = d.child_id and w.for_parents where w.task_id is null
+  union all
+  select 'two ends without a reopening between', x.task_id, null from (
+    select a.task_id, a.final, lag(a.final) over (partition by a.task_id order by a.fence) as before from leasehold.attempts a) x
+  where x.final and x.before
+  union all
+  select 'run counts differ', null, c.run_id || ' / ' || c.stage || ': open ' || c.open || ', counted ' || c.counted from (
+    select p.run_id, p.stage, p.open, (select count(*) from leasehold.tasks t join state s on s.task_id = t.id
+      where t.run_id = p.run_id and t.stage = p.stage) as counted
+    from leasehold.run_progress p) c where c.open <> c.counted
+  union all
+  select v.violation, v.task_id, v.detail from leasehold.invariant_violations v
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.backoff(p_failures integer, p_min interval, p_max interval)
+ RETURNS interval
+ LANGUAGE sql
+ PARALLEL SAFE
+RETURN (LEAST(p_max, (p_min * power((2)::double precision, (LEAST((GREATEST(p_failures, 1) - 1), 40))::double precision))) * ((0.5)::double precision + (random() * (0.5)::double precision)));
+
+CREATE OR REPLACE FUNCTION leasehold.below_floors(p_from bigint DEFAULT 0)
+ RETURNS TABLE(task_id bigint, stage text, lane smallint, ready_position bigint, floor bigint)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+  select r.task_id, s.name, l.lane::smallint, r.position, f.floor
+  from leasehold.stages s cross join generate_series(0, 11) as l(lane)
+  cross join lateral (
+    select f.floor from leasehold.floors f where f.stage = s.name and f.lane = l.lane order by f.floor desc limit 1) f
+  join leasehold.ready r on r.stage = s.name and r.lane = l.lane and r.position >= p_from and r.position < f.floor
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.cancel_task(task_id bigint, reason text DEFAULT NULL::text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_error jsonb := jsonb_build_object('code', 'cancelled', 'message', coalesce(left(cancel_task.reason, 1000), 'cancelled by an operator'));
+  v_lease record;
+begin
+  for i in 1 .. 20 loop
+    if leasehold.end_unleased(cancel_task.task_id, 'cancelled', v_error) then
+      perform leasehold.process_nudges_if_allowed(cancel_task.task_id);
+      return true;
+    end if;
+    delete from leasehold.leases l where l.task_id = cancel_task.task_id
+    returning l.task_id, l.fence, l.worker_id, l.leased_at, l.attempt into v_lease;
+    if found then
+      insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome, error)
+      values (v_lease.task_id, v_lease.fence, v_lease.worker_id, v_lease.leased_at, leasehold.clock(), v_lease.attempt, true,
+        'cancelled', v_error);
+      insert into leasehold.revocations (worker_id, fence, task_id, reason)
+      values (v_lease.worker_id, v_lease.fence, v_lease.task_id, 'cancelled') on conflict do nothing;
+      perform leasehold.nudge_keys(array[cancel_task.task_id]);
+      perform leasehold.after_end(array[cancel_task.task_id], 'cancelled');
+      perform leasehold.wake((select w.stages from leasehold.workers w where w.id = v_lease.worker_id));
+      perform leasehold.process_nudges_if_allowed(cancel_task.task_id);
+      return true;
+    end if;
+    if leasehold.final_outcome(cancel_task.task_id) is not null then
+      return false;
+    end if;
+    if not exists (select from leasehold.tasks t where t.id = cancel_task.task_id) then
+      raise exception 'task % does not exist', cancel_task.task_id using errcode = 'LH002',
+        hint = 'It may have been dropped by retention.';
+    end if;
+  end loop;
+  raise exception 'task % kept moving; try again', cancel_task.task_id using errcode = 'serialization_failure';
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.claim(worker_id uuid, stage text, max_tasks integer DEFAULT 1)
+ RETURNS TABLE(task_id bigint, fence bigint, attempt smallint, payload jsonb, extra jsonb)
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select x.task_id, x.fence, x.attempt, x.payload::jsonb, x.extra::jsonb
+  from leasehold.exchange(claim.worker_id, null, null, null, null, null,
+    array[claim.stage], array[greatest(claim.max_tasks, 0)], null, true, null) x
+  where x.task_id is not null
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.claim_lanes(p_worker uuid, p_stage text, p_lanes smallint[], p_limit integer, p_run_id text, p_timeout interval)
+ RETURNS TABLE(task_id bigint, fence bigint, stage text, attempt smallint, payload text, extra text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := leasehold.clock();
+  v_fence bigint := nextval('leasehold.fences');
+begin
+  if p_run_id is not null then
+    -- Restricted to one run: a debugging mode, which may walk past the tasks of other runs.
+    return query
+    with picked as materialized (
+      select c.rid
+      from unnest(p_lanes) as lanes(lane)
+      cross join lateral (
+        select r.ctid as rid from leasehold.ready r join leasehold.tasks t on t.id = r.task_id
+        where r.stage = p_stage and r.lane = lanes.lane and t.run_id = p_run_id
+        order by r.position limit p_limit for update of r skip locked
+      ) c
+      limit p_limit
+    ), taken as (
+      delete from leasehold.ready r where r.ctid = any (array(select p.rid from picked p))
+      returning r.task_id, r.failures, r.crashes, r.concurrency_key
+    ), leased as (
+      insert into leasehold.leases (task_id, fence, worker_id, leased_at, deadline_at, attempt, crashes, stage, run_id, key, concurrency_key)
+      select t.id, v_fence, p_worker, v_now, v_now + coalesce(t.timeout, p_timeout), k.failures + 1, k.crashes, p_stage,
+        t.run_id, t.key, k.concurrency_key
+      from taken k join leasehold.tasks t on t.id = k.task_id
+    )
+    select t.id, v_fence, p_stage, (k.failures + 1)::smallint, t.payload::text, leasehold.task_extra(t, k.crashes)
+    from taken k join leasehold.tasks t on t.id = k.task_id;
+    return;
+  end if;
+  return query
+  with picked as materialized (
+    select c.rid
+    from unnest(p_lanes) as lanes(lane)
+    cross join lateral (
+      select r.ctid as rid from leasehold.ready r
+      where r.stage = p_stage and r.lane = lanes.lane
+        and r.position >= coalesce((
+          select f.floor from leasehold.floors f
+          where f.stage = p_stage and f.lane = lanes.lane order by f.floor desc limit 1), 0)
+      order by r.position limit p_limit for update skip locked
+    ) c
+    limit p_limit
+  ), taken as (
+    delete from leasehold.ready r where r.ctid = any (array(select p.rid from picked p))
+    returning r.task_id, r.failures, r.crashes, r.concurrency_key
+  ), claimed as materialized (
+    select t.id, k.failures, k.crashes, k.concurrency_key, t.run_id, t.key, t.timeout, t.payload::text as payload,
+      case when t.run_id is null and t.key is null and t.title is null and t.meta is null and t.timeout is null
+          and t.max_attempts is null and t.concurrency_key is null and k.crashes = 0
+        then null else leasehold.task_extra(t, k.crashes) end as extra
+    from taken k join leasehold.tasks t on t.id = k.task_id
+  ), leased as (
+    insert into leasehold.leases (task_id, fence, worker_id, leased_at, deadline_at, attempt, crashes, stage, run_id, key, concurrency_key)
+    select c.id, v_fence, p_worker, v_now, v_now + coalesce(c.timeout, p_timeout), c.failures + 1, c.crashes, p_stage,
+      c.run_id, c.key, c.concurrency_key
+    from claimed c
+  )
+  select c.id, v_fence, p_stage, (c.failures + 1)::smallint, c.payload, c.extra from claimed c;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.clock()
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ PARALLEL SAFE
+RETURN clock_timestamp();
+
+CREATE OR REPLACE FUNCTION leasehold.collect_stragglers()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_straggler record;
+  v_requeued integer := 0;
+  v_count integer;
+begin
+  for v_straggler in
+    select g.* from leasehold.stragglers g
+    where not exists (select from leasehold.ready_writers() w where w.xid = g.xid)
+  loop
+    perform pg_current_xact_id();
+    with below as (
+      select r.ctid as rid
+      from leasehold.stages s cross join generate_series(0, 11) as l(lane)
+      cross join lateral (
+        select f.floor from leasehold.floors f where f.stage = s.name and f.lane = l.lane order by f.floor desc limit 1) f
+      join leasehold.ready r on r.stage = s.name and r.lane = l.lane
+        and r.position >= v_straggler.from_position and r.position < f.floor
+      for update of r skip locked
+    ), gone as (
+      delete from leasehold.ready r where r.ctid = any (array(select b.rid from below b))
+      returning r.position, r.task_id, r.lane, r.failures, r.crashes, r.stage, r.concurrency_key
+    )
+    insert into leasehold.ready (task_id, lane, failures, crashes, stage, concurrency_key)
+    select task_id, lane, failures, crashes, stage, concurrency_key from gone order by position;
+    get diagnostics v_count = row_count;
+    v_requeued := v_requeued + v_count;
+    -- A row that somebody had locked was passed over: then once more next time.
+    delete from leasehold.stragglers g where g.xid = v_straggler.xid
+      and not exists (select from leasehold.below_floors(v_straggler.from_position));
+  end loop;
+  return v_requeued;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.compact_run_ledger(p_limit integer DEFAULT 20000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_merged integer;
+begin
+  with many as (
+    select run_id, stage from leasehold.run_ledger group by 1, 2 having count(*) > 50 limit 100
+  ), taken as (
+    select l.ctid as rid from leasehold.run_ledger l join many m on m.run_id = l.run_id and m.stage = l.stage
+    limit p_limit for update of l skip locked
+  ), gone as (
+    delete from leasehold.run_ledger l where l.ctid = any (array(select t.rid from taken t))
+    returning l.run_id, l.stage, l.submitted, l.done, l.dead, l.cancelled
+  ), merged as (
+    insert into leasehold.run_ledger (run_id, stage, submitted, done, dead, cancelled)
+    select run_id, stage, sum(submitted), sum(done), sum(dead), sum(cancelled) from gone group by 1, 2
+  )
+  select count(*) into v_merged from gone;
+  return v_merged;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.current_conditions(p_wedge interval, p_lonely interval, p_silent interval)
+ RETURNS TABLE(kind text, subject text, summary text, details jsonb)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  with live as (
+    select w.* from leasehold.workers w where w.ended_at is null and w.expires_at > leasehold.clock()
+  ), stage_work as (
+    select s.name, s.expected_workers,
+      (select count(*) from live w where s.name = any (w.stages)) as live_workers,
+      least(
+        (select t.submitted_at from leasehold.ready r join leasehold.tasks t on t.id = r.task_id
+         where r.stage = s.name order by r.lane desc, r.position limit 1),
+        (select n.run_at from leasehold.scheduled n where n.stage = s.name order by n.run_at limit 1),
+        (select min(q.waiting_since) from (
+           select w.waiting_since from leasehold.waiting w where w.stage = s.name and not w.for_parents limit 1) q)
+      ) as oldest,
+      (select max(w.beat_at) from leasehold.workers w where s.name = any (w.stages)) as last_seen
+    from leasehold.stages s
+    where s.paused_until is null or s.paused_until <= leasehold.clock()
+  )
+  select 'worker_wedged', w.id::text,
+    'worker ' || w.slot || ' beats but its main loop has not turned for '
+      || date_trunc('second', leasehold.clock() - w.loop_at)::text,
+    jsonb_build_object('worker_id', w.id, 'slot', w.slot, 'stages', w.stages, 'host', w.host, 'pid', w.pid, 'loop_at', w.loop_at)
+  from live w where w.loop_at < leasehold.clock() - p_wedge
+  union all
+  select 'stage_without_worker', s.name,
+    'stage ' || s.name || ' has work and no live worker',
+    jsonb_build_object('stage', s.name, 'oldest', s.oldest, 'last_worker_seen', s.last_seen)
+  from stage_work s where s.live_workers = 0 and s.oldest < leasehold.clock() - p_lonely
+  union all
+  select 'workers_missing', s.name,
+    'stage ' || s.name || ' has ' || s.live_workers || ' of ' || s.expected_workers || ' expected workers',
+    jsonb_build_object('stage', s.name, 'live', s.live_workers, 'expected', s.expected_workers)
+  from stage_work s where s.live_workers < s.expected_workers and not (s.live_workers = 0 and coalesce(s.oldest < leasehold.clock() - p_lonely, false))
+  union all
+  select 'monitor_silent', m.id::text,
+    'monitor on ' || m.host || ' (pid ' || coalesce(m.pid::text, '?') || ') has not ticked for ' || date_trunc('second', leasehold.clock() - m.ticked_at)::text,
+    jsonb_build_object('monitor_id', m.id, 'host', m.host, 'ticked_at', m.ticked_at)
+  from leasehold.monitors m
+  where m.ticked_at < leasehold.clock() - greatest(p_silent, m.interval_ms * 3 * interval '1 millisecond')
+    and m.ticked_at > leasehold.clock() - interval '1 day'
+    and not exists (select from leasehold.monitors n where n.host = m.host and n.started_at > m.started_at)
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.drain_slot(slot text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  update leasehold.workers w set drain_asked = true where w.slot = drain_slot.slot and w.ended_at is null;
+  return found;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.drop_partitions(p_before timestamp with time zone)
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET lock_timeout TO '2s'
+AS $function$
+declare
+  v_range record;
+  v_table text;
+  v_dropped bigint[] := '{}';
+begin
+  perform from leasehold.locks where name = 'partitions' for update skip locked;
+  if not found then
+    return v_dropped;
+  end if;
+  for v_range in
+    select first_id, end_id from leasehold.partitions where closed_at < p_before order by first_id
+  loop
+    -- New rows can no longer appear below the range: ids were allocated past it before closed_at. Submitters that
+    -- were still open then hold locks on tasks, which the drop below waits for.
+    continue when exists (select from leasehold.ready where task_id >= v_range.first_id and task_id < v_range.end_id)
+      or exists (select from leasehold.scheduled where task_id >= v_range.first_id and task_id < v_range.end_id)
+      or exists (select from leasehold.waiting where task_id >= v_range.first_id and task_id < v_range.end_id)
+      or exists (select from leasehold.leases where task_id >= v_range.first_id and task_id < v_range.end_id)
+      or exists (select from leasehold.attempts
+                 where task_id >= v_range.first_id and task_id < v_range.end_id and ended_at >= p_before);
+    foreach v_table in array array['tasks', 'attempts', 'task_progress', 'task_checkpoints', 'task_logs'] loop
+      execute pg_catalog.format('drop table leasehold.%I', v_table || '_' || v_range.first_id);
+    end loop;
+    delete from leasehold.partitions where first_id = v_range.first_id;
+    v_dropped := v_dropped || v_range.first_id;
+  end loop;
+  return v_dropped;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.edit_distance(p_a text, p_b text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_previous integer[];
+  v_current integer[];
+begin
+  select array_agg(i) into v_previous from generate_series(0, length(p_b)) i;
+  for i in 1 .. length(p_a) loop
+    v_current := array[i];
+    for j in 1 .. length(p_b) loop
+      v_current := v_current || least(
+        v_previous[j + 1] + 1, v_current[j] + 1,
+        v_previous[j] + case when substr(p_a, i, 1) = substr(p_b, j, 1) then 0 else 1 end);
+    end loop;
+    v_previous := v_current;
+  end loop;
+  return v_previous[length(p_b) + 1];
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.end_unleased(p_task_id bigint, p_outcome text, p_error jsonb)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_failures smallint;
+begin
+  delete from leasehold.ready where task_id = p_task_id returning failures into v_failures;
+  if not found then
+    delete from leasehold.scheduled where task_id = p_task_id returning failures into v_failures;
+  end if;
+  if v_failures is null then
+    delete from leasehold.waiting where task_id = p_task_id returning failures into v_failures;
+  end if;
+  if v_failures is null then
+    return false;
+  end if;
+  insert into leasehold.attempts (task_id, fence, ended_at, attempt, final, outcome, error)
+  values (p_task_id, nextval('leasehold.fences'), leasehold.clock(), v_failures, true, p_outcome, p_error);
+  delete from leasehold.dependencies d where d.child_id = p_task_id;
+  perform leasehold.nudge_keys(array[p_task_id]);
+  perform leasehold.after_end(array[p_task_id], p_outcome);
+  return true;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.end_worker(p_worker uuid, p_reason text)
+ RETURNS TABLE(released bigint[], quarantined bigint[])
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := leasehold.clock();
+  v_crashed constant boolean := p_reason in ('lost', 'superseded');
+  v_failures smallint[];
+  v_crashes smallint[];
+begin
+  update leasehold.workers w set ended_at = v_now, end_reason = p_reason where w.id = p_worker and w.ended_at is null;
+  delete from leasehold.sleepers z where z.worker_id = p_worker;
+  delete from leasehold.revocations r where r.worker_id = p_worker;
+  with gone as (
+    delete from leasehold.leases l where l.worker_id = p_worker
+    returning l.task_id, l.fence, l.leased_at, l.attempt, l.stage,
+      (l.crashes + case when v_crashed then 1 else 0 end)::smallint as crashes
+  ), judged as (
+    select g.*, v_crashed and g.crashes >= s.max_crashes as dead
+    from gone g join leasehold.stages s on s.name = g.stage
+  ), recorded as (
+    insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome, error)
+    select task_id, fence, p_worker, leased_at, v_now, attempt, dead,
+      case when dead then 'dead' when v_crashed then 'lost' else 'released' end,
+      case
+        when dead then jsonb_build_object('code', 'quarantined', 'message',
+          'its worker died while holding it, ' || crashes || ' times; it was set aside so that it takes no more workers down')
+        when v_crashed then jsonb_build_object('code', 'worker_' || p_reason, 'message', 'its worker ended: ' || p_reason)
+      end
+    from judged
+  )
+  select array_agg(task_id order by fence, task_id) filter (where not dead),
+    array_agg((attempt - 1)::smallint order by fence, task_id) filter (where not dead),
+    array_agg(crashes order by fence, task_id) filter (where not dead),
+    array_agg(task_id order by fence, task_id) filter (where dead)
+  into released, v_failures, v_crashes, quarantined from judged;
+  if released is not null then
+    perform leasehold.nudge_keys(released);
+    perform leasehold.enter(released, v_failures, v_crashes, null, true);
+  end if;
+  if quarantined is not null then
+    perform leasehold.nudge_keys(quarantined);
+    perform leasehold.after_end(quarantined, 'dead');
+  end if;
+  return next;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.ensure_partitions(p_ahead integer DEFAULT 4)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_size constant bigint := leasehold.partition_size();
+  v_last_id bigint;
+  v_end bigint;
+  v_made integer := 0;
+  v_table text;
+begin
+  perform from leasehold.locks where name = 'partitions' for update skip locked;
+  if not found then
+    return 0;
+  end if;
+  select coalesce(last_value, 0) into v_last_id from pg_catalog.pg_sequences
+    where schemaname = 'leasehold' and sequencename = 'tasks_id_seq';
+  select coalesce(max(end_id), 0) into v_end from leasehold.partitions;
+  if v_last_id >= v_end and v_end > 0 then
+    -- The ranges ran out and rows went to the default partition: go on behind them, never below.
+    v_end := (v_last_id / v_size + 1) * v_size;
+  end if;
+  while v_end < (coalesce(v_last_id, 0) / v_size + 1 + p_ahead) * v_size loop
+    foreach v_table in array array['tasks', 'attempts', 'task_progress', 'task_checkpoints', 'task_logs'] loop
+      execute pg_catalog.format(
+        'create table leasehold.%I partition of leasehold.%I for values from (%s) to (%s)',
+        v_table || '_' || v_end, v_table, v_end, v_end + v_size);
+    end loop;
+    insert into leasehold.partitions (first_id, end_id) values (v_end, v_end + v_size);
+    v_end := v_end + v_size;
+    v_made := v_made + 1;
+  end loop;
+  return v_made;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.enter(p_task_ids bigint[], p_failures smallint[], p_crashes smallint[], p_run_ats timestamp with time zone[], p_express boolean)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_woken text[];
+begin
+  perform pg_catalog.pg_current_xact_id();
+  with entering as materialized (
+    select t.id, t.stage, t.concurrency_key, e.failures, e.crashes, e.run_at,
+      (case
+        when e.crashes > 0 and e.crashes >= s.max_crashes - 1 then 11
+        when p_express then 10
+        else coalesce(t.priority, s.priority)
+      end)::smallint as lane,
+      coalesce(e.run_at > v_now, false) as later
+    from unnest(p_task_ids, p_failures, p_crashes, p_run_ats) with ordinality
+      as e(task_id, failures, crashes, run_at, nr)
+    join leasehold.tasks t on t.id = e.task_id
+    join leasehold.stages s on s.name = t.stage
+    order by e.nr
+  ), into_scheduled as (
+    insert into leasehold.scheduled (run_at, task_id, failures, crashes, express, stage)
+    select run_at, id, failures, crashes, p_express, stage from entering where later
+  ), into_waiting as (
+    insert into leasehold.waiting (task_id, failures, crashes, lane, for_parents, stage, concurrency_key, waiting_since)
+    select id, failures, crashes, lane, false, stage, concurrency_key, v_now
+    from entering where not later and concurrency_key is not null
+  ), nudged as (
+    insert into leasehold.nudges (stage, concurrency_key)
+    select distinct stage, concurrency_key from entering where not later and concurrency_key is not null
+  ), into_ready as (
+    insert into leasehold.ready (task_id, lane, failures, crashes, stage)
+    select id, lane, failures, crashes, stage from entering where not later and concurrency_key is null
+  )
+  select array_agg(distinct stage) into v_woken from entering where not later;
+  if v_woken is not null then
+    perform leasehold.wake(v_woken);
+  end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer)
+ RETURNS TABLE(task_id bigint, fence bigint, stage text, attempt smallint, payload text, extra text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := leasehold.clock();
+  v_worker record;
+  v_accepted bigint[];
+  v_refused bigint[];
+  v_receipt jsonb;
+  v_stage record;
+  v_due timestamptz;
+  v_left integer;
+begin
+  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'exchange needs READ COMMITTED, not %', pg_catalog.current_setting('transaction_isolation')
+      using errcode = 'LH004', hint = 'Begin the transaction with ISOLATION LEVEL READ COMMITTED.';
+  end if;
+  select w.expires_at, w.ended_at, w.end_reason, w.drain_asked into v_worker
+  from leasehold.workers w where w.id = p_worker for key share;
+  if not found or v_worker.ended_at is not null or v_worker.expires_at <= v_now then
+    return query select null::bigint, null::bigint, null::text, null::smallint, null::text,
+      jsonb_build_object(
+        'worker', case when v_worker.ended_at is not null then 'ended' when v_worker.expires_at is null then 'unknown' else 'expired' end,
+        'reason', v_worker.end_reason,
+        'refused', coalesce(to_jsonb(p_done_ids::text[]), '[]')
+          || coalesce((select jsonb_agg(e ->> 'task_id') from jsonb_array_elements(p_endings) e), '[]'))::text;
+    return;
+  end if;
+
+  if p_notes is not null then
+    perform leasehold.write_notes(p_worker, p_notes);
+  end if;
+  if p_done_ids is not null then
+    v_accepted := leasehold.settle_done(p_worker, p_done_ids, p_done_fences);
+    if cardinality(v_accepted) is distinct from cardinality(p_done_ids) then
+      v_refused := array(select unnest(p_done_ids) except select unnest(v_accepted));
+    end if;
+  end if;
+  if p_endings is not null then
+    declare
+      v_ended bigint[] := leasehold.settle_endings(p_worker, p_endings);
+    begin
+      v_accepted := v_accepted || v_ended;
+      v_refused := v_refused || array(
+        select (e ->> 'task_id')::bigint from jsonb_array_elements(p_endings) e except select unnest(v_ended));
+    end;
+  end if;
+  if p_children is not null then
+    perform leasehold.submit_children(p_children, v_accepted);
+  end if;
+
+  if p_stages is not null then
+    if p_promote then
+      perform leasehold.promote_due(p_stages);
+    end if;
+    if exists (select from leasehold.nudges n where n.stage = any (p_stages)) then
+      perform leasehold.process_nudges(p_stages);
+    end if;
+    for v_stage in
+      select w.name, w.free, s.timeout, s.max_crashes
+      from unnest(p_stages, p_limits) with ordinality as w(name, free, nr)
+      join leasehold.stages s on s.name = w.name
+      where w.free > 0 and (s.paused_until is null or s.paused_until <= v_now)
+      order by w.nr
+    loop
+      v_left := v_stage.free;
+      -- A suspect goes alone: one at a time per worker, so its neighbours in a crash are never suspects too.
+      if exists (select from leasehold.ready r where r.stage = v_stage.name and r.lane = 11)
+        and not exists (select from leasehold.leases l
+          where l.worker_id = p_worker and l.crashes > 0 and l.crashes >= v_stage.max_crashes - 1)
+      then
+        return query select * from leasehold.claim_lanes(
+          p_worker, v_stage.name, array[11]::smallint[], 1, p_run_id, v_stage.timeout);
+        if found then
+          v_left := v_left - 1;
+        end if;
+      end if;
+      if v_left > 0 then
+        return query select * from leasehold.claim_lanes(
+          p_worker, v_stage.name, array[10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]::smallint[], v_left, p_run_id, v_stage.timeout);
+      end if;
+    end loop;
+    if p_wake_ms is not null then
+      insert into leasehold.sleepers as z (stage, worker_id, wake_until)
+      select distinct name, p_worker, v_now + p_wake_ms * interval '1 millisecond' from unnest(p_stages) as name
+      on conflict (stage, worker_id) do update set wake_until = excluded.wake_until;
+    end if;
+    if p_promote then
+      select min(n.run_at) into v_due from unnest(p_stages) as name
+      cross join lateral (
+        select s.run_at from leasehold.scheduled s where s.stage = name order by s.run_at limit 1) n;
+    end if;
+  end if;
+
+  v_receipt := jsonb_build_object('worker', 'live');
+  if cardinality(v_refused) > 0 then
+    v_receipt := v_receipt || jsonb_build_object('refused', v_refused::text[]);
+  end if;
+  if v_due is not null then
+    v_receipt := v_receipt || jsonb_build_object('due_in_ms', greatest(0, ceil(extract(epoch from v_due - leasehold.clock()) * 1000)));
+  end if;
+  if v_worker.drain_asked then
+    v_receipt := v_receipt || jsonb_build_object('drain', true);
+  end if;
+  if exists (select from leasehold.revocations r where r.worker_id = p_worker) then
+    v_receipt := v_receipt || jsonb_build_object('revoked', leasehold.take_revocations(p_worker));
+  end if;
+  return query select null::bigint, null::bigint, null::text, null::smallint, null::text, v_receipt::text;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.expire_deadlines(p_slack interval DEFAULT '00:00:05'::interval, p_limit integer DEFAULT 500)
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_lease record;
+  v_ended bigint[] := '{}';
+begin
+  for v_lease in
+    select l.task_id, l.fence, l.worker_id, l.deadline_at - l.leased_at as timeout
+    from leasehold.workers w
+    join leasehold.leases l on l.worker_id = w.id and l.fence >= w.oldest_fence
+    where w.ended_at is null and l.deadline_at < leasehold.clock() - p_slack
+    limit p_limit for update of l skip locked
+  loop
+    perform leasehold.settle_endings(v_lease.worker_id, jsonb_build_array(jsonb_build_object(
+      'task_id', v_lease.task_id, 'fence', v_lease.fence, 'outcome', 'fail',
+      'error', jsonb_build_object('code', 'timeout', 'message', 'not finished within ' || v_lease.timeout
+        || '; its worker did not stop it'))));
+    insert into leasehold.revocations (worker_id, fence, task_id, reason)
+    values (v_lease.worker_id, v_lease.fence, v_lease.task_id, 'deadline') on conflict do nothing;
+    v_ended := v_ended || v_lease.task_id;
+  end loop;
+  return v_ended;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.explain_task(task_id bigint)
+ RETURNS TABLE(state text, reason_code text, reason text, next_step text, details jsonb)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := leasehold.clock();
+  v_task leasehold.tasks;
+  v_stage leasehold.stages;
+  v_row record;
+  v_last record;
+  v_live integer;
+  v_free integer;
+  v_ahead bigint;
+begin
+  select t.* into v_task from leasehold.tasks t where t.id = explain_task.task_id;
+  if not found then
+    return query select 'unknown', 'no_such_task', 'There is no task ' || explain_task.task_id || '.',
+      'Check the id; a task older than the retention period has been dropped.', null::jsonb;
+    return;
+  end if;
+  select s.* into v_stage from leasehold.stages s where s.name = v_task.stage;
+  select a.* into v_last from leasehold.attempts a where a.task_id = v_task.id order by a.fence desc limit 1;
+
+  select l.*, w.slot, w.host, w.pid, w.expires_at, w.ended_at into v_row
+  from leasehold.leases l left join leasehold.workers w on w.id = l.worker_id where l.task_id = v_task.id;
+  if found then
+    if v_row.ended_at is not null or v_row.expires_at <= v_now then
+      return query select 'running', 'worker_silent',
+        'Its worker ' || coalesce(v_row.slot, v_row.worker_id::text) || ' stopped beating; the lease ran out at ' || v_row.expires_at || '.',
+        'The heartbeat monitor or another runner releases it at its next look; if none runs, start one: npx leasehold monitor.',
+        jsonb_build_object('worker_id', v_row.worker_id, 'expired_at', v_row.expires_at);
+    else
+      return query select 'running', 'running',
+        'It runs on ' || v_row.slot || ' (host ' || v_row.host || ', pid ' || coalesce(v_row.pid::text, '?') || ') since ' || v_row.leased_at
+          || ', attempt ' || v_row.attempt || ', until at most ' || v_row.deadline_at || '.',
+        'Nothing to do. To stop it: select leasehold.cancel_task(' || v_task.id || ').',
+        jsonb_build_object('worker_id', v_row.worker_id, 'slot', v_row.slot, 'attempt', v_row.attempt, 'deadline_at', v_row.deadline_at);
+    end if;
+    return;
+  end if;
+
+  select w.* into v_row from leasehold.waiting w where w.task_id = v_task.id;
+  if found then
+    if v_row.for_parents then
+      return query select 'waiting', 'parents_open',
+        'It waits for ' || count(*) || ' parent task(s): ' || string_agg(d.parent_id::text, ', ' order by d.parent_id) || '.',
+        'See why the first parent does not end: select * from leasehold.explain_task(' || min(d.parent_id) || ').',
+        jsonb_build_object('parents', jsonb_agg(d.parent_id order by d.parent_id))
+      from leasehold.dependencies d where d.child_id = v_task.id;
+    else
+      return query select 'waiting', 'concurrency_key',
+        'Its concurrency key ' || quote_literal(v_task.concurrency_key) || ' allows ' || v_stage.key_limit
+          || ' task(s) at once and is taken by ' || coalesce(string_agg(h.id::text, ', ' order by h.id), 'none (the next claim admits it)') || '.',
+        coalesce('See what holds the key: select * from leasehold.explain_task(' || min(h.id) || ').',
+          'Start a worker for stage ' || quote_literal(v_task.stage) || ' if none is alive.'),
+        jsonb_build_object('concurrency_key', v_task.concurrency_key, 'limit', v_stage.key_limit,
+          'holders', coalesce(jsonb_agg(h.id order by h.id) filter (where h.id is not null), '[]'))
+      from (
+        select l.task_id as id from leasehold.leases l where l.stage = v_task.stage and l.concurrency_key = v_task.concurrency_key
+        union all
+        select r.task_id from leasehold.ready r where r.stage = v_task.stage and r.concurrency_key = v_task.concurrency_key
+      ) h;
+    end if;
+    return;
+  end if;
+
+  select s.* into v_row from leasehold.scheduled s where s.task_id = v_task.id;
+  if found and v_row.run_at > v_now then
+    if v_last.outcome = 'retry' then
+      return query select 'scheduled', 'backoff',
+        'Attempt ' || v_last.attempt || ' failed (' || coalesce(left(v_last.error ->> 'message', 200), 'no message') || '); it is tried again at ' || v_row.run_at || '.',
+        'Wait, or start it now: select leasehold.run_now(' || v_task.id || ').',
+        jsonb_build_object('run_at', v_row.run_at, 'failures', v_row.failures, 'error', v_last.error);
+    else
+      return query select 'scheduled', case when v_last.outcome = 'snoozed' then 'snoozed' else 'run_at' end,
+        case when v_last.outcome = 'snoozed' then 'Its handler put it off until ' else 'It is to start at ' end || v_row.run_at || '.',
+        'Wait, or start it now: select leasehold.run_now(' || v_task.id || ').',
+        jsonb_build_object('run_at', v_row.run_at);
+    end if;
+    return;
+  end if;
+
+  if v_last.final then
+    return query select v_last.outcome,
+      case when v_last.outcome = 'dead' then coalesce(v_last.error ->> 'code', 'failed') else v_last.outcome end,
+      case v_last.outcome
+        when 'done' then 'It was done at ' || v_last.ended_at || '.'
+        when 'dead' then 'It died at ' || v_last.ended_at || ' after attempt ' || v_last.attempt || ': '
+          || coalesce(left(v_last.error ->> 'message', 500), 'no message') || '.'
+        else 'It was cancelled at ' || v_last.ended_at || ': ' || coalesce(left(v_last.error ->> 'message', 500), 'no reason given') || '.'
+      end,
+      case v_last.outcome when 'done' then 'Nothing to do.'
+        else 'Mend the cause, then: select leasehold.retry_task(' || v_task.id || ').' end,
+      jsonb_build_object('ended_at', v_last.ended_at, 'attempt', v_last.attempt, 'error', v_last.error);
+    return;
+  end if;
+
+  select r.* into v_row from leasehold.ready r where r.task_id = v_task.id;
+  if v_stage.paused_until > v_now then
+    return query select 'ready', 'stage_paused',
+      'Stage ' || quote_literal(v_task.stage) || ' is paused ' || case when v_stage.paused_until = 'infinity' then 'until it is resumed.' else 'until ' || v_stage.paused_until || '.' end,
+      'Resume it: select leasehold.resume_stage(' || quote_literal(v_task.stage) || ').',
+      jsonb_build_object('paused_until', v_stage.paused_until);
+    return;
+  end if;
+  select count(*), coalesce(sum(greatest(w.concurrency - w.running, 0)) filter (where not w.draining and not w.drain_asked), 0)
+  into v_live, v_free
+  from leasehold.workers w
+  where w.ended_at is null and w.expires_at > v_now and v_task.stage = any (w.stages);
+  if v_live = 0 then
+    return query select 'ready', 'no_live_worker',
+      'No live worker serves stage ' || quote_literal(v_task.stage) || '.',
+      'Start one: npx leasehold runner --stage ' || v_task.stage || '. Earlier ones: select * from leasehold.dead_workers.',
+      jsonb_build_object('last_seen', (select max(w.beat_at) from leasehold.workers w where v_task.stage = any (w.stages)));
+    return;
+  end if;
+  select count(*) into v_ahead from (
+    select from leasehold.ready r
+    where r.stage = v_task.stage and (r.lane > v_row.lane or (r.lane = v_row.lane and r.position < v_row.position)) limit 10001
+  ) a;
+  return query select 'ready', case when v_free = 0 then 'workers_busy' when v_ahead > 0 then 'others_ahead' else 'about_to_start' end,
+    case
+      when v_free = 0 then 'All ' || v_live || ' live worker(s) of its stage are full; '
+        || case when v_ahead > 10000 then 'more than 10000' else v_ahead::text end || ' task(s) stand before it.'
+      when v_ahead > 0 then case when v_ahead > 10000 then 'More than 10000' else v_ahead::text end || ' task(s) stand before it in its lane or in higher ones.'
+      else 'It is next; a worker claims it at its next poll.'
+    end,
+    case when v_free = 0 then 'Wait, add workers, or put it first: select leasehold.run_now(' || v_task.id || ').'
+      else 'Wait, or put it first: select leasehold.run_now(' || v_task.id || ').' end,
+    jsonb_build_object('live_workers', v_live, 'free_slots', v_free, 'ahead', v_ahead, 'lane', v_row.lane);
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.final_outcome(p_task_id bigint)
+ RETURNS text
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select case when a.final then a.outcome end
+  from leasehold.attempts a where a.task_id = p_task_id order by a.fence desc limit 1
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.free_child(p_child bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_child record;
+  v_parent bigint;
+  v_outcome text;
+begin
+  select w.* into v_child from leasehold.waiting w where w.task_id = p_child and w.for_parents for update skip locked;
+  if not found then
+    return not exists (select from leasehold.waiting w where w.task_id = p_child and w.for_parents);
+  end if;
+  for v_parent in
+    select d.parent_id from leasehold.dependencies d where d.child_id = p_child order by d.parent_id
+  loop
+    v_outcome := leasehold.final_outcome(v_parent);
+    if v_outcome is null then
+      perform from leasehold.leases where task_id = v_parent for key share skip locked;
+      if found then return true; end if;
+      perform from leasehold.ready where task_id = v_parent for key share skip locked;
+      if found then return true; end if;
+      perform from leasehold.scheduled where task_id = v_parent for key share skip locked;
+      if found then return true; end if;
+      perform from leasehold.waiting where task_id = v_parent for key share skip locked;
+      return found;
+    end if;
+    if v_outcome <> 'done' then
+      return leasehold.end_unleased(p_child, 'cancelled',
+        pg_catalog.jsonb_build_object('code', 'parent_failed', 'message', 'parent task ' || v_parent || ' ended ' || v_outcome,
+          'parent', v_parent));
+    end if;
+    delete from leasehold.dependencies d where d.parent_id = v_parent and d.child_id = p_child;
+  end loop;
+  delete from leasehold.waiting w where w.task_id = p_child;
+  perform leasehold.enter(array[p_child], array[v_child.failures], array[v_child.crashes],
+    (select array[t.run_at] from leasehold.tasks t where t.id = p_child), false);
+  return true;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.heartbeat(worker_id uuid, loop_age_ms bigint DEFAULT 0, oldest_fence bigint DEFAULT NULL::bigint, running integer DEFAULT NULL::integer, draining boolean DEFAULT NULL::boolean, renew boolean DEFAULT true, meta jsonb DEFAULT NULL::jsonb)
+ RETURNS TABLE(state text, reason text, expires_at timestamp with time zone, drain boolean, revoked jsonb)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := leasehold.clock();
+begin
+  update leasehold.workers w set
+    beat_at = v_now,
+    expires_at = case when heartbeat.renew then v_now + w.ttl else w.expires_at end,
+    loop_at = greatest(w.loop_at, v_now - greatest(heartbeat.loop_age_ms, 0) * interval '1 millisecond'),
+    oldest_fence = coalesce(heartbeat.oldest_fence, w.oldest_fence),
+    running = coalesce(heartbeat.running, w.running),
+    draining = coalesce(heartbeat.draining, w.draining),
+    meta = coalesce(heartbeat.meta, w.meta)
+  where w.id = heartbeat.worker_id and w.ended_at is null
+  returning 'live', null, w.expires_at, w.drain_asked into state, reason, expires_at, drain;
+  if not found then
+    select 'ended', w.end_reason, w.expires_at, false into state, reason, expires_at, drain
+    from leasehold.workers w where w.id = heartbeat.worker_id;
+    if not found then
+      state := 'unknown';
+    end if;
+  elsif exists (select from leasehold.revocations r where r.worker_id = heartbeat.worker_id) then
+    revoked := leasehold.take_revocations(heartbeat.worker_id);
+  end if;
+  return next;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.leave(worker_id uuid, reason text DEFAULT 'graceful-shutdown'::text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  perform from leasehold.workers w where w.id = leave.worker_id and w.ended_at is null for update;
+  if not found then
+    return false;
+  end if;
+  perform leasehold.end_worker(leave.worker_id,
+    case when leave.reason in ('lost', 'superseded') then 'left' else leave.reason end);
+  return true;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer)
+ RETURNS interval
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_silent interval;
+begin
+  select v_now - max(m.ticked_at) into v_silent from leasehold.monitors m;
+  insert into leasehold.monitors as m (id, host, pid, version, interval_ms, started_at, ticked_at, ticks)
+  values (p_monitor, p_host, p_pid, p_version, p_interval_ms, v_now, v_now, 1)
+  on conflict (id) do update set ticked_at = v_now, ticks = m.ticks + 1;
+  delete from leasehold.monitors m where m.ticked_at < v_now - interval '7 days';
+  return v_silent;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.monitor_silence()
+ RETURNS interval
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select leasehold.clock() - max(m.ticked_at) from leasehold.monitors m
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.monitor_tick(p_release boolean, p_wedge interval, p_lonely interval, p_silent interval)
+ RETURNS TABLE(looked boolean, dead_workers jsonb, opened jsonb, resolved jsonb)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_worker record;
+  v_now timestamptz := leasehold.clock();
+  v_opened bigint[] := '{}';
+  v_conditions jsonb;
+  v_id bigint;
+begin
+  perform from leasehold.locks where name = 'monitor' for update skip locked;
+  if not found then
+    return query select false, '[]'::jsonb, '[]'::jsonb, '[]'::jsonb;
+    return;
+  end if;
+
+  if p_release then
+    for v_worker in select * from leasehold.release_dead_workers(1000) loop
+      v_id := leasehold.open_incident('worker_dead', v_worker.worker_id::text,
+        'worker ' || v_worker.slot || ' died', jsonb_build_object(
+          'worker_id', v_worker.worker_id, 'slot', v_worker.slot, 'stages', v_worker.stages, 'host', v_worker.host,
+          'pid', v_worker.pid, 'last_seen', v_worker.beat_at, 'silent_s', round(extract(epoch from v_worker.silent)::numeric, 1),
+          'released', coalesce(to_jsonb(v_worker.released[1:100]), '[]'), 'released_count', coalesce(cardinality(v_worker.released), 0),
+          'quarantined', coalesce(to_jsonb(v_worker.quarantined[1:100]), '[]')));
+      if v_id is not null then
+        v_opened := v_opened || v_id;
+      end if;
+    end loop;
+    perform leasehold.expire_deadlines();
+  end if;
+  perform leasehold.process_nudges(array(select s.name from leasehold.stages s), 1000);
+
+  -- Workers that a runner released or a successor superseded were not seen dying here: they get their incident too.
+  for v_worker in
+    select w.* from leasehold.workers w
+    where w.ended_at > v_now - interval '1 day' and w.end_reason = 'lost'
+      and not exists (select from leasehold.incidents i where i.kind = 'worker_dead' and i.subject = w.id::text)
+  loop
+    v_id := leasehold.open_incident('worker_dead', v_worker.id::text, 'worker ' || v_worker.slot || ' died',
+      (select jsonb_build_object(
+        'worker_id', v_worker.id, 'slot', v_worker.slot, 'stages', v_worker.stages, 'host', v_worker.host, 'pid', v_worker.pid,
+        'last_seen', v_worker.beat_at, 'silent_s', round(extract(epoch from v_worker.ended_at - v_worker.beat_at)::numeric, 1),
+        'released', coalesce(jsonb_agg(a.task_id) filter (where a.outcome = 'lost'), '[]'),
+        'released_count', count(*) filter (where a.outcome = 'lost'),
+        'quarantined', coalesce(jsonb_agg(a.task_id) filter (where a.outcome = 'dead'), '[]'))
+       from (select a.task_id, a.outcome from leasehold.attempts a
+             where a.ended_at >= v_worker.ended_at and a.ended_at <= v_worker.ended_at + interval '1 second'
+               and a.worker_id = v_worker.id and a.outcome in ('lost', 'dead') limit 100) a));
+    if v_id is not null then
+      v_opened := v_opened || v_id;
+    end if;
+  end loop;
+
+  for v_worker in
+    select a.task_id, t.stage, a.error from leasehold.attempts a join leasehold.tasks t on t.id = a.task_id
+    where a.outcome = 'dead' and a.ended_at > v_now - interval '1 day' and a.error ->> 'code' = 'quarantined'
+      and not exists (select from leasehold.incidents i where i.kind = 'task_quarantined' and i.subject = a.task_id::text)
+  loop
+    v_id := leasehold.open_incident('task_quarantined', v_worker.task_id::text,
+      'task ' || v_worker.task_id || ' of stage ' || v_worker.stage || ' killed its worker too often and was set aside',
+      jsonb_build_object('task_id', v_worker.task_id, 'stage', v_worker.stage, 'error', v_worker.error));
+    if v_id is not null then
+      v_opened := v_opened || v_id;
+    end if;
+  end loop;
+
+  select coalesce(jsonb_agg(to_jsonb(c)), '[]') into v_conditions
+  from leasehold.current_conditions(p_wedge, p_lonely, p_silent) c;
+  for v_worker in
+    select * from jsonb_to_recordset(v_conditions) as c(kind text, subject text, summary text, details jsonb)
+  loop
+    v_id := leasehold.open_incident(v_worker.kind, v_worker.subject, v_worker.summary, v_worker.details);
+    if v_id is not null then
+      v_opened := v_opened || v_id;
+    end if;
+  end loop;
+
+  return query
+  with gone as (
+    update leasehold.incidents i set resolved_at = v_now
+    where i.resolved_at is null and not i.id = any (v_opened) and case i.kind
+      -- A death is over when its slot lives again, or its stages have other live workers, or after a day.
+      when 'worker_dead' then
+        exists (select from leasehold.workers w where w.ended_at is null and w.expires_at > v_now
+          and (w.slot = i.details ->> 'slot' or w.stages @> array(select jsonb_array_elements_text(i.details -> 'stages'))))
+        or i.opened_at < v_now - interval '1 day'
+      when 'task_quarantined' then coalesce(leasehold.final_outcome(i.subject::bigint), '') <> 'dead'
+      when 'mail_undeliverable' then not exists (select from leasehold.alerts a where a.sent_at is null and a.tries > 0)
+      else not exists (
+        select from jsonb_to_recordset(v_conditions) as c(kind text, subject text) where c.kind = i.kind and c.subject = i.subject)
+    end
+    returning i.*
+  )
+  select true,
+    coalesce((select jsonb_agg(i.details || jsonb_build_object('incident_id', i.id) order by i.id)
+      from leasehold.incidents i where i.id = any (v_opened) and i.kind = 'worker_dead'), '[]'),
+    coalesce((select jsonb_agg(to_jsonb(i) order by i.id) from leasehold.incidents i where i.id = any (v_opened)), '[]'),
+    coalesce((select jsonb_agg(to_jsonb(g) order by g.id) from gone g), '[]');
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.nudge_keys(p_task_ids bigint[])
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  insert into leasehold.nudges (stage, concurrency_key)
+  select distinct t.stage, t.concurrency_key
+  from leasehold.tasks t where t.id = any (p_task_ids) and t.concurrency_key is not null
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.open_incident(p_kind text, p_subject text, p_summary text, p_details jsonb DEFAULT '{}'::jsonb)
+ RETURNS bigint
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  insert into leasehold.incidents (kind, subject, opened_at, summary, details)
+  values (p_kind, p_subject, leasehold.clock(), p_summary, p_details)
+  on conflict (kind, subject) where resolved_at is null do nothing
+  returning id
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.partition_size()
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+RETURN (10000000)::bigint;
+
+CREATE OR REPLACE FUNCTION leasehold.pause_stage(name text, until timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  if pause_stage.until <= leasehold.clock() then
+    raise exception 'cannot pause until %: that moment has passed', pause_stage.until using errcode = 'invalid_parameter_value';
+  end if;
+  update leasehold.stages s set paused_until = coalesce(pause_stage.until, 'infinity') where s.name = pause_stage.name;
+  if not found then
+    perform leasehold.raise_unknown_stage(pause_stage.name);
+  end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.process_nudges(p_stages text[], p_limit integer DEFAULT 200)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_nudge record;
+  v_handled integer := 0;
+  v_room integer;
+  v_admitted text[] := '{}';
+begin
+  for v_nudge in
+    select n.id, n.stage, n.task_id, n.concurrency_key from leasehold.nudges n
+    where n.stage = any (p_stages) order by n.id limit p_limit for update skip locked
+  loop
+    if v_nudge.task_id is not null then
+      continue when not leasehold.free_child(v_nudge.task_id);
+    else
+      insert into leasehold.concurrency_keys (stage, concurrency_key) values (v_nudge.stage, v_nudge.concurrency_key)
+      on conflict do nothing;
+      perform from leasehold.concurrency_keys k
+      where k.stage = v_nudge.stage and k.concurrency_key = v_nudge.concurrency_key for update skip locked;
+      continue when not found;
+      select s.key_limit
+        - (select count(*) from leasehold.ready r where r.stage = v_nudge.stage and r.concurrency_key = v_nudge.concurrency_key)
+        - (select count(*) from leasehold.leases l where l.stage = v_nudge.stage and l.concurrency_key = v_nudge.concurrency_key)
+      into v_room from leasehold.stages s where s.name = v_nudge.stage;
+      if v_room > 0 then
+        with next as (
+          select w.task_id from leasehold.waiting w
+          where w.stage = v_nudge.stage and w.concurrency_key = v_nudge.concurrency_key and not w.for_parents
+          order by w.lane desc, w.task_id limit v_room for update skip locked
+        ), admitted as (
+          delete from leasehold.waiting w using next where w.task_id = next.task_id
+          returning w.task_id, w.lane, w.failures, w.crashes, w.stage, w.concurrency_key
+        )
+        insert into leasehold.ready (task_id, lane, failures, crashes, stage, concurrency_key)
+        select task_id, lane, failures, crashes, stage, concurrency_key from admitted order by lane desc, task_id;
+        if found then
+          v_admitted := v_admitted || v_nudge.stage;
+        end if;
+      end if;
+    end if;
+    delete from leasehold.nudges n where n.id = v_nudge.id;
+    v_handled := v_handled + 1;
+  end loop;
+  if cardinality(v_admitted) > 0 then
+    perform leasehold.wake(v_admitted);
+  end if;
+  return v_handled;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.process_nudges_if_allowed(p_task_id bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  if pg_catalog.current_setting('transaction_isolation') = 'read committed' then
+    for i in 1 .. 100 loop
+      exit when leasehold.process_nudges(array(select distinct n.stage from leasehold.nudges n)) = 0;
+    end loop;
+  end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.promote_due(p_stages text[], p_limit integer DEFAULT 500)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_moved integer := 0;
+  v_stage text;
+  v_express boolean;
+  v_ids bigint[];
+  v_failures smallint[];
+  v_crashes smallint[];
+begin
+  foreach v_stage in array p_stages loop
+    for v_express, v_ids, v_failures, v_crashes in
+      with due as (
+        select s.task_id from leasehold.scheduled s
+        where s.stage = v_stage and s.run_at <= v_now order by s.run_at limit p_limit for update skip locked
+      ), gone as (
+        delete from leasehold.scheduled s using due where s.task_id = due.task_id
+        returning s.task_id, s.run_at, s.failures, s.crashes, s.express
+      )
+      select g.express, array_agg(g.task_id order by g.run_at, g.task_id), array_agg(g.failures order by g.run_at, g.task_id),
+        array_agg(g.crashes order by g.run_at, g.task_id)
+      from gone g group by g.express
+    loop
+      perform leasehold.enter(v_ids, v_failures, v_crashes, null, v_express);
+      v_moved := v_moved + cardinality(v_ids);
+    end loop;
+  end loop;
+  return v_moved;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.raise_unknown_stage(p_stage text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_near text;
+begin
+  select string_agg(quote_literal(n.name), ', ' order by n.distance, n.name) into v_near
+  from (
+    select s.name, leasehold.edit_distance(left(p_stage, 48), s.name) as distance
+    from leasehold.stages s order by 2, 1 limit 3
+  ) n;
+  raise exception 'unknown stage %', coalesce(quote_literal(left(p_stage, 100)), 'null')
+    using errcode = 'LH001',
+      hint = coalesce('Known stages with near names: ' || v_near || '.', 'No stage is known yet.')
+        || ' A runner registers its stages when it starts; by hand: insert into leasehold.stages (name) values (…).';
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.ready_writers()
+ RETURNS TABLE(xid xid8)
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  -- pg_locks shows 32 bits. They lie within 2^31 of our own xid, before or after it.
+  with our as (select pg_current_xact_id()::text::bigint as xid)
+  select ((o.xid + (t.transactionid::text::bigint - o.xid % 4294967296 + 6442450944) % 4294967296 - 2147483648)::text)::xid8
+  from pg_locks r
+  join pg_locks t on t.virtualtransaction = r.virtualtransaction and t.locktype = 'transactionid'
+    and t.mode = 'ExclusiveLock' and t.granted
+  cross join our o
+  where r.locktype = 'relation' and r.relation = 'leasehold.ready'::regclass and r.granted
+    and r.database = (select d.oid from pg_database d where d.datname = current_database())
+    and r.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    and t.transactionid::text::bigint <> o.xid % 4294967296
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.register_stage(p_name text, p_priority integer DEFAULT NULL::integer, p_max_attempts integer DEFAULT NULL::integer, p_timeout interval DEFAULT NULL::interval, p_backoff_min interval DEFAULT NULL::interval, p_backoff_max interval DEFAULT NULL::interval, p_max_crashes integer DEFAULT NULL::integer, p_key_limit integer DEFAULT NULL::integer, p_expected_workers integer DEFAULT NULL::integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  insert into leasehold.stages (name) values (p_name) on conflict (name) do nothing;
+  update leasehold.stages s set
+    priority = coalesce(p_priority, s.priority), max_attempts = coalesce(p_max_attempts, s.max_attempts),
+    timeout = coalesce(p_timeout, s.timeout), backoff_min = coalesce(p_backoff_min, s.backoff_min),
+    backoff_max = coalesce(p_backoff_max, s.backoff_max), max_crashes = coalesce(p_max_crashes, s.max_crashes),
+    key_limit = coalesce(p_key_limit, s.key_limit), expected_workers = coalesce(p_expected_workers, s.expected_workers)
+  where s.name = p_name
+    and (s.priority, s.max_attempts, s.timeout, s.backoff_min, s.backoff_max, s.max_crashes, s.key_limit, s.expected_workers)
+      is distinct from
+      (coalesce(p_priority, s.priority), coalesce(p_max_attempts, s.max_attempts), coalesce(p_timeout, s.timeout),
+       coalesce(p_backoff_min, s.backoff_min), coalesce(p_backoff_max, s.backoff_max), coalesce(p_max_crashes, s.max_crashes),
+       coalesce(p_key_limit, s.key_limit), coalesce(p_expected_workers, s.expected_workers));
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.register_worker(p_slot text, p_stages text[], p_ttl interval, p_beat_interval interval, p_host text, p_pid integer DEFAULT NULL::integer, p_version text DEFAULT NULL::text, p_concurrency integer DEFAULT 1, p_meta jsonb DEFAULT NULL::jsonb)
+ RETURNS TABLE(worker_id uuid, expires_at timestamp with time zone, superseded uuid, released bigint[], quarantined bigint[])
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz;
+  v_restarts integer;
+  v_stage text;
+begin
+  foreach v_stage in array p_stages loop
+    if not exists (select from leasehold.stages s where s.name = v_stage) then
+      perform leasehold.raise_unknown_stage(v_stage);
+    end if;
+  end loop;
+  -- Two processes that start the same slot at once take turns here.
+  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('leasehold slot ' || p_slot, 0));
+  select w.id into superseded from leasehold.workers w where w.slot = p_slot and w.ended_at is null for update;
+  if superseded is not null then
+    select e.released, e.quarantined into released, quarantined from leasehold.end_worker(superseded, 'superseded') e;
+  end if;
+  select w.restarts + 1 into v_restarts from leasehold.workers w where w.slot = p_slot order by w.started_at desc limit 1;
+  v_now := leasehold.clock();
+  worker_id := pg_catalog.gen_random_uuid();
+  expires_at := v_now + p_ttl;
+  insert into leasehold.workers (
+    id, slot, stages, host, pid, version, concurrency, restarts, meta, ttl, beat_interval,
+    started_at, beat_at, expires_at, loop_at)
+  values (
+    worker_id, p_slot, p_stages, p_host, p_pid, p_version, p_concurrency, coalesce(v_restarts, 0), p_meta, p_ttl,
+    p_beat_interval, v_now, v_now, expires_at, v_now);
+  return next;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.release(worker_id uuid, task_id bigint, fence bigint)
+ RETURNS boolean
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select leasehold.settle(release.worker_id, release.task_id, release.fence, 'release')
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.release_dead_workers(p_limit integer DEFAULT 100)
+ RETURNS TABLE(worker_id uuid, slot text, stages text[], host text, pid integer, started_at timestamp with time zone, beat_at timestamp with time zone, silent interval, released bigint[], quarantined bigint[])
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_worker record;
+begin
+  for v_worker in
+    select w.* from leasehold.workers w
+    where w.ended_at is null and w.expires_at < leasehold.clock()
+      and leasehold.release_grace_until(w.ttl) < leasehold.clock()
+    order by w.expires_at limit p_limit for update skip locked
+  loop
+    worker_id := v_worker.id; slot := v_worker.slot; stages := v_worker.stages; host := v_worker.host;
+    pid := v_worker.pid; started_at := v_worker.started_at; beat_at := v_worker.beat_at;
+    silent := leasehold.clock() - v_worker.beat_at;
+    select e.released, e.quarantined into released, quarantined from leasehold.end_worker(v_worker.id, 'lost') e;
+    return next;
+  end loop;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.release_grace_until(p_ttl interval)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select pg_catalog.pg_postmaster_start_time() + p_ttl
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.resume_stage(name text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  update leasehold.stages s set paused_until = null where s.name = resume_stage.name;
+  if not found then
+    perform leasehold.raise_unknown_stage(resume_stage.name);
+  end if;
+  perform leasehold.wake(array[resume_stage.name]);
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.retry_task(task_id bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_task leasehold.tasks;
+  v_outcome text;
+  v_holder bigint;
+begin
+  select t.* into v_task from leasehold.tasks t where t.id = retry_task.task_id;
+  if not found then
+    raise exception 'task % does not exist', retry_task.task_id using errcode = 'LH002',
+      hint = 'It may have been dropped by retention.';
+  end if;
+  -- Two operators may press the button at once: the second waits here and then sees the task unfinished.
+  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('leasehold retry', retry_task.task_id));
+  v_outcome := leasehold.final_outcome(retry_task.task_id);
+  if v_outcome is null or v_outcome = 'done' then
+    return false;
+  end if;
+  if v_task.key is not null then
+    insert into leasehold.task_keys (stage, key, task_id) values (v_task.stage, v_task.key, v_task.id)
+    on conflict on constraint key_once_per_unfinished_task do nothing;
+    if not found then
+      select k.task_id into v_holder from leasehold.task_keys k where k.stage = v_task.stage and k.key = v_task.key;
+      raise exception 'task % cannot be retried: task % holds its key %', v_task.id, v_holder, quote_literal(v_task.key)
+        using errcode = 'unique_violation', constraint = 'key_once_per_unfinished_task',
+          hint = 'Cancel the other task first, or leave this one ended.';
+    end if;
+  end if;
+  insert into leasehold.attempts (task_id, fence, ended_at, attempt, final, outcome)
+  values (v_task.id, nextval('leasehold.fences'), leasehold.clock(), 0, false, 'reopened');
+  if v_task.run_id is not null then
+    insert into leasehold.run_ledger (run_id, stage, dead, cancelled)
+    values (v_task.run_id, v_task.stage, case when v_outcome = 'dead' then -1 else 0 end,
+      case when v_outcome = 'cancelled' then -1 else 0 end);
+  end if;
+  perform leasehold.enter(array[v_task.id], array[0]::smallint[], array[0]::smallint[], null, false);
+  return true;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.rotate_partitions()
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET lock_timeout TO '200ms'
+AS $function$
+declare
+  v_last_id bigint;
+  v_next bigint;
+begin
+  perform from leasehold.locks where name = 'partitions' for update skip locked;
+  if not found then
+    return null;
+  end if;
+  alter sequence leasehold.tasks_id_seq no cycle; -- takes the lock that nextval() waits for
+  select last_value into v_last_id from leasehold.tasks_id_seq;
+  select min(first_id) into v_next from leasehold.partitions where first_id > v_last_id;
+  if v_next is null then
+    return null;
+  end if;
+  update leasehold.partitions set closed_at = leasehold.clock() where closed_at is null and end_id <= v_next;
+  update leasehold.partitions set opened_at = leasehold.clock() where first_id = v_next and opened_at is null;
+  perform pg_catalog.setval('leasehold.tasks_id_seq', v_next, false);
+  return v_next;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.route_special(p_ids bigint[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_row record;
+  v_simple bigint[];
+begin
+  for v_row in
+    select t.stage from leasehold.tasks t
+    where t.id = any (p_ids) and not exists (select from leasehold.stages s where s.name = t.stage) limit 1
+  loop
+    perform leasehold.raise_unknown_stage(v_row.stage);
+  end loop;
+
+  -- Keys: submit() has already taken the row for its own id; any other holder is a conflict.
+  insert into leasehold.task_keys (stage, key, task_id)
+  select t.stage, t.key, t.id from leasehold.tasks t where t.id = any (p_ids) and t.key is not null order by t.stage, t.key
+  on conflict (stage, key) do nothing;
+  for v_row in
+    select t.stage, t.key, k.task_id from leasehold.tasks t
+    left join leasehold.task_keys k on k.stage = t.stage and k.key = t.key
+    where t.id = any (p_ids) and t.key is not null and k.task_id is distinct from t.id limit 1
+  loop
+    raise exception 'stage % already has an unfinished task with key %', quote_literal(v_row.stage), quote_literal(v_row.key)
+      using errcode = 'unique_violation', constraint = 'key_once_per_unfinished_task',
+        detail = coalesce('It is task ' || v_row.task_id || '.', 'It is in the same statement.'),
+        hint = 'Use leasehold.submit(…, on_key_conflict => ''keep'') to get the existing task''s id instead.';
+  end loop;
+
+  -- Parents: must be visible tasks older than the child, so a cycle cannot be written down.
+  for v_row in
+    select t.id, p.parent_id, p.parent_id >= t.id as not_older
+    from leasehold.tasks t cross join lateral unnest(t.depends_on) as p(parent_id)
+    where t.id = any (p_ids)
+      and (p.parent_id is null or p.parent_id >= t.id or not exists (select from leasehold.tasks x where x.id = p.parent_id))
+    limit 1
+  loop
+    if v_row.not_older then
+      raise exception 'task % cannot depend on task %: a parent must be submitted before its child', v_row.id, v_row.parent_id
+        using errcode = 'LH003', hint = 'This rule is what keeps dependencies free of cycles.';
+    end if;
+    raise exception 'parent task % does not exist', coalesce(v_row.parent_id::text, 'null')
+      using errcode = 'LH003', hint = 'Submit the parent first, in this transaction or in one that has committed.';
+  end loop;
+  insert into leasehold.dependencies (parent_id, child_id)
+  select distinct p.parent_id, t.id
+  from leasehold.tasks t cross join lateral unnest(t.depends_on) as p(parent_id)
+  where t.id = any (p_ids);
+  insert into leasehold.waiting (task_id, lane, for_parents, stage, concurrency_key, waiting_since)
+  select t.id, coalesce(t.priority, s.priority), true, t.stage, t.concurrency_key, v_now
+  from leasehold.tasks t join leasehold.stages s on s.name = t.stage
+  where t.id = any (p_ids) and cardinality(t.depends_on) > 0;
+  -- A parent may be ending right now in a transaction that cannot see these edges: so each child is looked at again.
+  insert into leasehold.nudges (task_id, stage)
+  select t.id, t.stage from leasehold.tasks t where t.id = any (p_ids) and cardinality(t.depends_on) > 0;
+
+  select array_agg(t.id order by t.id) into v_simple from leasehold.tasks t
+  where t.id = any (p_ids) and coalesce(cardinality(t.depends_on), 0) = 0;
+  if v_simple is not null then
+    perform leasehold.enter(
+      v_simple, array_fill(0::smallint, array[cardinality(v_simple)]), array_fill(0::smallint, array[cardinality(v_simple)]),
+      (select array_agg(t.run_at order by t.id) from leasehold.tasks t where t.id = any (v_simple)), false);
+  end if;
+  perform leasehold.wake((select array_agg(distinct t.stage) from leasehold.tasks t where t.id = any (p_ids)));
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.route_submitted()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_total bigint;
+  v_plain bigint;
+  v_runs bigint;
+  v_stages text[];
+begin
+  insert into leasehold.ready (task_id, lane, stage)
+  select n.id, coalesce(n.priority, s.priority), n.stage
+  from new_tasks n join leasehold.stages s on s.name = n.stage
+  where n.key is null and n.depends_on is null and n.concurrency_key is null
+    and (n.run_at is null or n.run_at <= v_now);
+  get diagnostics v_plain = row_count;
+
+  select count(*), count(n.run_id), array_agg(distinct n.stage) into v_total, v_runs, v_stages from new_tasks n;
+  if v_plain < v_total then
+    perform leasehold.route_special(array_agg(n.id order by n.id)) from new_tasks n
+    where n.key is not null or n.depends_on is not null or n.concurrency_key is not null or n.run_at > v_now
+      or not exists (select from leasehold.stages s where s.name = n.stage);
+  end if;
+  if v_runs > 0 then
+    insert into leasehold.run_ledger (run_id, stage, submitted)
+    select n.run_id, n.stage, count(*) from new_tasks n where n.run_id is not null group by 1, 2;
+  end if;
+  if v_plain > 0 then
+    perform leasehold.wake(v_stages);
+  end if;
+  return null;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.run_now(task_id bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_failures smallint;
+  v_crashes smallint;
+  v_key text;
+  v_stage text;
+  v_lane smallint;
+begin
+  for i in 1 .. 20 loop
+    delete from leasehold.scheduled s where s.task_id = run_now.task_id returning s.failures, s.crashes into v_failures, v_crashes;
+    if found then
+      perform leasehold.enter(array[run_now.task_id], array[v_failures], array[v_crashes], null, true);
+      return true;
+    end if;
+    delete from leasehold.ready r where r.task_id = run_now.task_id
+    returning r.failures, r.crashes, r.concurrency_key, r.stage, r.lane into v_failures, v_crashes, v_key, v_stage, v_lane;
+    if found then
+      -- It keeps the place its concurrency key has given it.
+      insert into leasehold.ready (task_id, lane, failures, crashes, stage, concurrency_key)
+      values (run_now.task_id, greatest(v_lane, 10::smallint), v_failures, v_crashes, v_stage, v_key);
+      perform leasehold.wake(array[v_stage]);
+      return true;
+    end if;
+    if exists (select from leasehold.waiting w where w.task_id = run_now.task_id) then
+      raise exception 'task % cannot run now: %', run_now.task_id, (select e.reason from leasehold.explain_task(run_now.task_id) e)
+        using errcode = 'LH005', hint = 'See leasehold.explain_task(id) for what holds it.';
+    end if;
+    if exists (select from leasehold.leases l where l.task_id = run_now.task_id)
+      or leasehold.final_outcome(run_now.task_id) is not null then
+      return false;
+    end if;
+    if not exists (select from leasehold.tasks t where t.id = run_now.task_id) then
+      raise exception 'task % does not exist', run_now.task_id using errcode = 'LH002',
+        hint = 'It may have been dropped by retention.';
+    end if;
+  end loop;
+  raise exception 'task % kept moving; try again', run_now.task_id using errcode = 'serialization_failure';
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.sample_depths()
+ RETURNS interval
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_started timestamptz := clock_timestamp();
+begin
+  insert into leasehold.stage_samples (stage, at, ready, scheduled, waiting, running, took)
+  select s.name, leasehold.clock(), coalesce(r.n, 0), coalesce(d.n, 0), coalesce(w.n, 0), coalesce(l.n, 0),
+    clock_timestamp() - v_started
+  from leasehold.stages s
+  left join (select stage, count(*) n from leasehold.ready group by 1) r on r.stage = s.name
+  left join (select stage, count(*) n from leasehold.scheduled group by 1) d on d.stage = s.name
+  left join (select stage, count(*) n from leasehold.waiting group by 1) w on w.stage = s.name
+  left join (select stage, count(*) n from leasehold.leases group by 1) l on l.stage = s.name
+  on conflict do nothing;
+  delete from leasehold.stage_samples x where x.at < leasehold.clock() - interval '7 days';
+  return clock_timestamp() - v_started;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb DEFAULT NULL::jsonb, error jsonb DEFAULT NULL::jsonb, retry_after interval DEFAULT NULL::interval, retryable boolean DEFAULT true, children jsonb DEFAULT NULL::jsonb)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_receipt jsonb;
+begin
+  if outcome is null or outcome not in ('done', 'fail', 'release', 'snooze', 'cancel') then
+    raise exception 'outcome must be done, fail, release, snooze or cancel, not %', coalesce(quote_literal(outcome), 'null')
+      using errcode = 'invalid_parameter_value';
+  end if;
+  select x.extra::jsonb into v_receipt
+  from leasehold.exchange(worker_id, null, null,
+    jsonb_build_array(jsonb_strip_nulls(jsonb_build_object('task_id', task_id, 'fence', fence, 'outcome', outcome,
+      'after_ms', (extract(epoch from retry_after) * 1000)::bigint, 'retryable', retryable))
+      || case when result is null then '{}' else jsonb_build_object('result', result) end
+      || case when error is null then '{}' else jsonb_build_object('error', error) end),
+    (select jsonb_agg(c || jsonb_build_object('parent_id', settle.task_id)) from jsonb_array_elements(children) c),
+    null, null, null, null, false, null) x
+  where x.task_id is null;
+  return v_receipt ->> 'worker' = 'live' and not (v_receipt ? 'refused');
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.settle_done(p_worker uuid, p_task_ids bigint[], p_fences bigint[])
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_accepted bigint[];
+  v_keyed bigint[];
+  v_special bigint;
+begin
+  with ended as (
+    delete from leasehold.leases l
+    using unnest(p_task_ids, p_fences) as d(task_id, fence)
+    where l.task_id = d.task_id and l.fence = d.fence and l.worker_id = p_worker and l.deadline_at > v_now
+    returning l.task_id, l.fence, l.leased_at, l.attempt, l.run_id, l.key, l.concurrency_key
+  ), recorded as (
+    insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome)
+    select task_id, fence, p_worker, leased_at, v_now, attempt, true, 'done' from ended
+  )
+  select array_agg(task_id), array_agg(task_id) filter (where concurrency_key is not null),
+    count(run_id) + count(key)
+  into v_accepted, v_keyed, v_special from ended;
+  if v_keyed is not null then
+    perform leasehold.nudge_keys(v_keyed);
+  end if;
+  if v_special > 0 or exists (select from leasehold.dependencies d where d.parent_id = any (v_accepted)) then
+    perform leasehold.after_end(v_accepted, 'done');
+  end if;
+  return v_accepted;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.settle_endings(p_worker uuid, p_endings jsonb)
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_accepted bigint[];
+  v_keyed bigint[];
+  v_done bigint[];
+  v_dead bigint[];
+  v_cancelled bigint[];
+  v_again bigint[];
+  v_again_failures smallint[];
+  v_again_crashes smallint[];
+  v_again_at timestamptz[];
+begin
+  with ended as (
+    delete from leasehold.leases l
+    using jsonb_to_recordset(p_endings) as e(
+      task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, after_ms bigint, retryable boolean)
+    where l.task_id = e.task_id and l.fence = e.fence and l.worker_id = p_worker
+      and e.outcome in ('done', 'fail', 'release', 'snooze', 'cancel')
+      and (l.deadline_at > v_now or e.outcome = 'fail')
+    returning l.task_id, l.fence, l.leased_at, l.attempt, l.crashes, l.concurrency_key,
+      e.outcome, e.result, e.error, least(greatest(e.after_ms, 0), 2592000000) as after_ms,
+      coalesce(e.retryable, true) as retryable
+  ), judged as (
+    select n.*,
+      case n.outcome
+        when 'done' then 'done'
+        when 'cancel' then 'cancelled'
+        when 'release' then 'released'
+        when 'snooze' then 'snoozed'
+        else case when n.retryable and n.attempt < coalesce(t.max_attempts, s.max_attempts) then 'retry' else 'dead' end
+      end as ending,
+      case n.outcome
+        when 'release' then null
+        when 'snooze' then v_now + greatest(coalesce(n.after_ms, 1000), 1000) * interval '1 millisecond'
+        else v_now + coalesce(n.after_ms * interval '1 millisecond',
+          leasehold.backoff(n.attempt, s.backoff_min, s.backoff_max))
+      end as again_at
+    from ended n join leasehold.tasks t on t.id = n.task_id join leasehold.stages s on s.name = t.stage
+  ), recorded as (
+    insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome, error, result)
+    select task_id, fence, p_worker, leased_at, v_now, attempt, ending in ('done', 'dead', 'cancelled'), ending, error, result
+    from judged
+  )
+  select array_agg(task_id),
+    array_agg(task_id) filter (where concurrency_key is not null),
+    array_agg(task_id) filter (where ending = 'done'),
+    array_agg(task_id) filter (where ending = 'dead'),
+    array_agg(task_id) filter (where ending = 'cancelled'),
+    array_agg(task_id order by task_id) filter (where ending in ('retry', 'released', 'snoozed')),
+    array_agg((attempt - case when ending = 'retry' then 0 else 1 end)::smallint order by task_id)
+      filter (where ending in ('retry', 'released', 'snoozed')),
+    array_agg(crashes order by task_id) filter (where ending in ('retry', 'released', 'snoozed')),
+    array_agg(again_at order by task_id) filter (where ending in ('retry', 'released', 'snoozed'))
+  into v_accepted, v_keyed, v_done, v_dead, v_cancelled, v_again, v_again_failures, v_again_crashes, v_again_at
+  from judged;
+  if v_keyed is not null then
+    perform leasehold.nudge_keys(v_keyed);
+  end if;
+  if v_done is not null then
+    perform leasehold.after_end(v_done, 'done');
+  end if;
+  if v_dead is not null then
+    perform leasehold.after_end(v_dead, 'dead');
+  end if;
+  if v_cancelled is not null then
+    perform leasehold.after_end(v_cancelled, 'cancelled');
+  end if;
+  if v_again is not null then
+    perform leasehold.enter(v_again, v_again_failures, v_again_crashes, v_again_at, false);
+  end if;
+  return v_accepted;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.submit(stage text, payload jsonb DEFAULT '{}'::jsonb, priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, key text DEFAULT NULL::text, run_id text DEFAULT NULL::text, title text DEFAULT NULL::text, max_attempts integer DEFAULT NULL::integer, timeout interval DEFAULT NULL::interval, depends_on bigint[] DEFAULT NULL::bigint[], concurrency_key text DEFAULT NULL::text, meta jsonb DEFAULT NULL::jsonb, on_key_conflict text DEFAULT 'error'::text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_id bigint;
+  v_holder bigint;
+begin
+  if submit.on_key_conflict is null or submit.on_key_conflict not in ('error', 'keep', 'replace') then
+    raise exception 'on_key_conflict must be error, keep or replace, not %', coalesce(quote_literal(submit.on_key_conflict), 'null')
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if submit.payload is null then
+    raise exception 'payload must not be null' using errcode = 'not_null_violation', hint = 'Use ''{}'' for none.';
+  end if;
+  if not exists (select from leasehold.stages s where s.name = submit.stage) then
+    perform leasehold.raise_unknown_stage(submit.stage);
+  end if;
+  v_id := nextval('leasehold.tasks_id_seq');
+  if submit.key is not null and submit.on_key_conflict <> 'error' then
+    loop
+      -- Waits for a submitter that has inserted the same key and not yet committed.
+      insert into leasehold.task_keys (stage, key, task_id) values (submit.stage, submit.key, v_id)
+      on conflict on constraint key_once_per_unfinished_task do nothing;
+      exit when found;
+      select k.task_id into v_holder from leasehold.task_keys k where k.stage = submit.stage and k.key = submit.key;
+      continue when not found;
+      if submit.on_key_conflict = 'keep' then
+        return v_holder;
+      end if;
+      if exists (select from leasehold.leases l where l.task_id = v_holder) then
+        raise exception 'task % holds key % of stage % and is running', v_holder, quote_literal(submit.key), quote_literal(submit.stage)
+          using errcode = 'object_in_use', hint = 'Cancel it first, or submit with on_key_conflict => ''keep''.';
+      end if;
+      perform leasehold.cancel_task(v_holder, 'replaced by task ' || v_id);
+    end loop;
+  end if;
+  insert into leasehold.tasks (
+    id, stage, payload, priority, run_at, key, run_id, title, max_attempts, timeout, depends_on, concurrency_key, meta)
+  overriding system value
+  values (
+    v_id, submit.stage, submit.payload, submit.priority, submit.run_at, submit.key, submit.run_id, submit.title,
+    submit.max_attempts, submit.timeout, submit.depends_on, submit.concurrency_key, submit.meta);
+  return v_id;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.submit_children(p_children jsonb, p_parents bigint[])
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  insert into leasehold.tasks (
+    stage, payload, priority, run_at, key, run_id, title, max_attempts, timeout, depends_on, concurrency_key, meta)
+  select c.stage, coalesce(c.payload, '{}'), c.priority, c.run_at, c.key, coalesce(c.run_id, p.run_id), c.title,
+    c.max_attempts, c.timeout_ms * interval '1 millisecond', c.depends_on, c.concurrency_key, c.meta
+  from jsonb_to_recordset(p_children) as c(
+    parent_id bigint, stage text, payload jsonb, priority smallint, run_at timestamptz, key text, run_id text, title text,
+    max_attempts smallint, timeout_ms bigint, depends_on bigint[], concurrency_key text, meta jsonb)
+  join leasehold.tasks p on p.id = c.parent_id
+  where c.parent_id = any (p_parents)
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.take_revocations(p_worker uuid)
+ RETURNS jsonb
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  with taken as (delete from leasehold.revocations r where r.worker_id = p_worker returning r.task_id, r.fence, r.reason)
+  select coalesce(jsonb_agg(jsonb_build_object('task_id', task_id::text, 'fence', fence::text, 'reason', reason)), '[]') from taken
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.task_extra(p_task leasehold.tasks, p_crashes smallint)
+ RETURNS text
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select jsonb_strip_nulls(jsonb_build_object(
+    'run_id', p_task.run_id, 'key', p_task.key, 'title', p_task.title, 'meta', p_task.meta,
+    'priority', p_task.priority, 'concurrency_key', p_task.concurrency_key, 'max_attempts', p_task.max_attempts,
+    'timeout_ms', (extract(epoch from p_task.timeout) * 1000)::bigint, 'crashes', nullif(p_crashes, 0)))::text
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.tidy()
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  with idle as (
+    select k.ctid as rid from leasehold.concurrency_keys k
+    where not exists (select from leasehold.ready r where r.stage = k.stage and r.concurrency_key = k.concurrency_key)
+      and not exists (select from leasehold.leases l where l.stage = k.stage and l.concurrency_key = k.concurrency_key)
+      and not exists (select from leasehold.waiting w where w.stage = k.stage and w.concurrency_key = k.concurrency_key and not w.for_parents)
+      and not exists (select from leasehold.nudges n where n.stage = k.stage and n.concurrency_key = k.concurrency_key)
+    limit 10000 for update skip locked
+  )
+  delete from leasehold.concurrency_keys k where k.ctid = any (array(select i.rid from idle i));
+  delete from leasehold.workers w where w.ended_at < leasehold.clock() - interval '30 days';
+  delete from leasehold.sleepers z where z.wake_until < leasehold.clock() - interval '1 hour';
+  delete from leasehold.incidents i where i.resolved_at < leasehold.clock() - interval '90 days';
+  delete from leasehold.alerts a where a.sent_at < leasehold.clock() - interval '90 days';
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.wake(p_stages text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_stage text;
+begin
+  for v_stage in
+    select distinct s.stage from leasehold.sleepers s
+    where s.stage = any (p_stages) and s.wake_until > leasehold.clock()
+  loop
+    if pg_catalog.pg_notification_queue_usage() < 0.25 then
+      perform pg_catalog.pg_notify('leasehold:' || v_stage, '');
+    end if;
+  end loop;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.write_notes(p_worker uuid, p_notes jsonb)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_written integer;
+begin
+  with noted as materialized (
+    select n.* from jsonb_to_recordset(p_notes) with ordinality as n(
+      task_id bigint, fence bigint, kind text, level text, message text, fields jsonb, fraction real, name text,
+      value jsonb, at_ms_ago bigint, nr bigint)
+    join leasehold.leases l on l.task_id = n.task_id and l.fence = n.fence
+    where l.worker_id = p_worker
+  ), logs as (
+    insert into leasehold.task_logs (task_id, fence, at, level, message, fields)
+    select task_id, fence, v_now - coalesce(at_ms_ago, 0) * interval '1 millisecond', coalesce(level, 'info'),
+      coalesce(message, ''), fields
+    from noted where kind = 'log' order by nr
+  ), progress as (
+    insert into leasehold.task_progress (task_id, at, fence, fraction, message)
+    select distinct on (task_id) task_id, v_now, fence, fraction, message
+    from noted where kind = 'progress' order by task_id, nr desc
+    on conflict do nothing
+  ), checkpoints as (
+    insert into leasehold.task_checkpoints (task_id, name, fence, at, value)
+    select task_id, name, fence, v_now, value from noted where kind = 'checkpoint'
+    on conflict (task_id, name) do nothing
+  )
+  select count(*) into v_written from noted;
+  return v_written;
+end
+$function$;
+
+grant execute on function leasehold.advance_floors(p_patience interval, p_step bigint) to leasehold_worker;
+grant execute on function leasehold.audit() to leasehold_operator;
+grant execute on function leasehold.below_floors(p_from bigint) to leasehold_observer;
+grant execute on function leasehold.below_floors(p_from bigint) to leasehold_submitter;
+grant execute on function leasehold.cancel_task(task_id bigint, reason text) to leasehold_operator;
+grant execute on function leasehold.claim(worker_id uuid, stage text, max_tasks integer) to leasehold_worker;
+grant execute on function leasehold.clock() to public;
+grant execute on function leasehold.drain_slot(slot text) to leasehold_operator;
+grant execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer) to leasehold_worker;
+grant execute on function leasehold.explain_task(task_id bigint) to leasehold_observer;
+grant execute on function leasehold.explain_task(task_id bigint) to leasehold_submitter;
+grant execute on function leasehold.final_outcome(p_task_id bigint) to leasehold_observer;
+grant execute on function leasehold.final_outcome(p_task_id bigint) to leasehold_submitter;
+grant execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) to leasehold_worker;
+grant execute on function leasehold.leave(worker_id uuid, reason text) to leasehold_worker;
+grant execute on function leasehold.monitor_silence() to leasehold_observer;
+grant execute on function leasehold.monitor_silence() to leasehold_submitter;
+grant execute on function leasehold.monitor_silence() to leasehold_worker;
+grant execute on function leasehold.pause_stage(name text, until timestamp with time zone) to leasehold_operator;
+grant execute on function leasehold.process_nudges(p_stages text[], p_limit integer) to leasehold_worker;
+grant execute on function leasehold.promote_due(p_stages text[], p_limit integer) to leasehold_worker;
+grant execute on function leasehold.register_stage(p_name text, p_priority integer, p_max_attempts integer, p_timeout interval, p_backoff_min interval, p_backoff_max interval, p_max_crashes integer, p_key_limit integer, p_expected_workers integer) to leasehold_worker;
+grant execute on function leasehold.register_worker(p_slot text, p_stages text[], p_ttl interval, p_beat_interval interval, p_host text, p_pid integer, p_version text, p_concurrency integer, p_meta jsonb) to leasehold_worker;
+grant execute on function leasehold.release(worker_id uuid, task_id bigint, fence bigint) to leasehold_worker;
+grant execute on function leasehold.release_dead_workers(p_limit integer) to leasehold_worker;
+grant execute on function leasehold.resume_stage(name text) to leasehold_operator;
+grant execute on function leasehold.retry_task(task_id bigint) to leasehold_operator;
+grant execute on function leasehold.run_now(task_id bigint) to leasehold_operator;
+grant execute on function leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, retry_after interval, retryable boolean, children jsonb) to leasehold_worker;
+grant execute on function leasehold.submit(stage text, payload jsonb, priority integer, run_at timestamp with time zone, key text, run_id text, title text, max_attempts integer, timeout interval, depends_on bigint[], concurrency_key text, meta jsonb, on_key_conflict text) to leasehold_submitter;
+grant execute on function leasehold.write_notes(p_worker uuid, p_notes jsonb) to leasehold_worker;
+grant insert on column leasehold.tasks.concurrency_key to leasehold_submitter;
+grant insert on column leasehold.tasks.depends_on to leasehold_submitter;
+grant insert on column leasehold.tasks.key to leasehold_submitter;
+grant insert on column leasehold.tasks.max_attempts to leasehold_submitter;
+grant insert on column leasehold.tasks.meta to leasehold_submitter;
+grant insert on column leasehold.tasks.payload to leasehold_submitter;
+grant insert on column leasehold.tasks.priority to leasehold_submitter;
+grant insert on column leasehold.tasks.run_at to leasehold_submitter;
+grant insert on column leasehold.tasks.run_id to leasehold_submitter;
+grant insert on column leasehold.tasks.stage to leasehold_submitter;
+grant insert on column leasehold.tasks.timeout to leasehold_submitter;
+grant insert on column leasehold.tasks.title to leasehold_submitter;
+grant select on column leasehold.tasks.id to leasehold_submitter;
+grant select on table leasehold.active_leases to leasehold_observer;
+grant select on table leasehold.alerts to leasehold_observer;
+grant select on table leasehold.attempts to leasehold_observer;
+grant select on table leasehold.database_health to leasehold_observer;
+grant select on table leasehold.dead_workers to leasehold_observer;
+grant select on table leasehold.incidents to leasehold_observer;
+grant select on table leasehold.invariant_violations to leasehold_observer;
+grant select on table leasehold.monitors to leasehold_observer;
+grant select on table leasehold.open_incidents to leasehold_observer;
+grant select on table leasehold.recent_failures to leasehold_observer;
+grant select on table leasehold.run_progress to leasehold_observer;
+grant select on table leasehold.run_progress to leasehold_submitter;
+grant select on table leasehold.stage_health to leasehold_observer;
+grant select on table leasehold.stage_samples to leasehold_observer;
+grant select on table leasehold.stages to leasehold_observer;
+grant select on table leasehold.task_checkpoints to leasehold_worker;
+grant select on table leasehold.task_logs to leasehold_observer;
+grant select on table leasehold.task_status to leasehold_observer;
+grant select on table leasehold.task_status to leasehold_submitter;
+grant select on table leasehold.worker_health to leasehold_observer;
+grant usage on schema leasehold to leasehold_observer;
+grant usage on schema leasehold to leasehold_operator;
+grant usage on schema leasehold to leasehold_submitter;
+grant usage on schema leasehold to leasehold_worker;
+revoke execute on function leasehold.advance_floors(p_patience interval, p_step bigint) from public;
+revoke execute on function leasehold.after_end(p_task_ids bigint[], p_outcome text) from public;
+revoke execute on function leasehold.audit() from public;
+revoke execute on function leasehold.backoff(p_failures integer, p_min interval, p_max interval) from public;
+revoke execute on function leasehold.below_floors(p_from bigint) from public;
+revoke execute on function leasehold.cancel_task(task_id bigint, reason text) from public;
+revoke execute on function leasehold.claim(worker_id uuid, stage text, max_tasks integer) from public;
+revoke execute on function leasehold.claim_lanes(p_worker uuid, p_stage text, p_lanes smallint[], p_limit integer, p_run_id text, p_timeout interval) from public;
+revoke execute on function leasehold.collect_stragglers() from public;
+revoke execute on function leasehold.compact_run_ledger(p_limit integer) from public;
+revoke execute on function leasehold.current_conditions(p_wedge interval, p_lonely interval, p_silent interval) from public;
+revoke execute on function leasehold.drain_slot(slot text) from public;
+revoke execute on function leasehold.drop_partitions(p_before timestamp with time zone) from public;
+revoke execute on function leasehold.edit_distance(p_a text, p_b text) from public;
+revoke execute on function leasehold.end_unleased(p_task_id bigint, p_outcome text, p_error jsonb) from public;
+revoke execute on function leasehold.end_worker(p_worker uuid, p_reason text) from public;
+revoke execute on function leasehold.ensure_partitions(p_ahead integer) from public;
+revoke execute on function leasehold.enter(p_task_ids bigint[], p_failures smallint[], p_crashes smallint[], p_run_ats timestamp with time zone[], p_express boolean) from public;
+revoke execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer) from public;
+revoke execute on function leasehold.expire_deadlines(p_slack interval, p_limit integer) from public;
+revoke execute on function leasehold.explain_task(task_id bigint) from public;
+revoke execute on function leasehold.final_outcome(p_task_id bigint) from public;
+revoke execute on function leasehold.free_child(p_child bigint) from public;
+revoke execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) from public;
+revoke execute on function leasehold.leave(worker_id uuid, reason text) from public;
+revoke execute on function leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer) from public;
+revoke execute on function leasehold.monitor_silence() from public;
+revoke execute on function leasehold.monitor_tick(p_release boolean, p_wedge interval, p_lonely interval, p_silent interval) from public;
+revoke execute on function leasehold.nudge_keys(p_task_ids bigint[]) from public;
+revoke execute on function leasehold.open_incident(p_kind text, p_subject text, p_summary text, p_details jsonb) from public;
+revoke execute on function leasehold.partition_size() from public;
+revoke execute on function leasehold.pause_stage(name text, until timestamp with time zone) from public;
+revoke execute on function leasehold.process_nudges(p_stages text[], p_limit integer) from public;
+revoke execute on function leasehold.process_nudges_if_allowed(p_task_id bigint) from public;
+revoke execute on function leasehold.promote_due(p_stages text[], p_limit integer) from public;
+revoke execute on function leasehold.raise_unknown_stage(p_stage text) from public;
+revoke execute on function leasehold.ready_writers() from public;
+revoke execute on function leasehold.register_stage(p_name text, p_priority integer, p_max_attempts integer, p_timeout interval, p_backoff_min interval, p_backoff_max interval, p_max_crashes integer, p_key_limit integer, p_expected_workers integer) from public;
+revoke execute on function leasehold.register_worker(p_slot text, p_stages text[], p_ttl interval, p_beat_interval interval, p_host text, p_pid integer, p_version text, p_concurrency integer, p_meta jsonb) from public;
+revoke execute on function leasehold.release(worker_id uuid, task_id bigint, fence bigint) from public;
+revoke execute on function leasehold.release_dead_workers(p_limit integer) from public;
+revoke execute on function leasehold.release_grace_until(p_ttl interval) from public;
+revoke execute on function leasehold.resume_stage(name text) from public;
+revoke execute on function leasehold.retry_task(task_id bigint) from public;
+revoke execute on function leasehold.rotate_partitions() from public;
+revoke execute on function leasehold.route_special(p_ids bigint[]) from public;
+revoke execute on function leasehold.route_submitted() from public;
+revoke execute on function leasehold.run_now(task_id bigint) from public;
+revoke execute on function leasehold.sample_depths() from public;
+revoke execute on function leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, retry_after interval, retryable boolean, children jsonb) from public;
+revoke execute on function leasehold.settle_done(p_worker uuid, p_task_ids bigint[], p_fences bigint[]) from public;
+revoke execute on function leasehold.settle_endings(p_worker uuid, p_endings jsonb) from public;
+revoke execute on function leasehold.submit(stage text, payload jsonb, priority integer, run_at timestamp with time zone, key text, run_id text, title text, max_attempts integer, timeout interval, depends_on bigint[], concurrency_key text, meta jsonb, on_key_conflict text) from public;
+revoke execute on function leasehold.submit_children(p_children jsonb, p_parents bigint[]) from public;
+revoke execute on function leasehold.take_revocations(p_worker uuid) from public;
+revoke execute on function leasehold.task_extra(p_task leasehold.tasks, p_crashes smallint) from public;
+revoke execute on function leasehold.tidy() from public;
+revoke execute on function leasehold.wake(p_stages text[]) from public;
+revoke execute on function leasehold.write_notes(p_worker uuid, p_notes jsonb) from public;

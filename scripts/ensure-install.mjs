@@ -1,0 +1,76 @@
+/**
+ * Makes sure that what package-lock.json asks for is installed, and answers with the pinned Node.
+ *
+ * Runs on any Node from 20 on, because it comes before everything else; imports nothing that would have to be installed.
+ * It compares contents, not times of files: an install is repeated only when a version is missing or another one.
+ */
+import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync } from 'node:fs'
+import { delimiter, dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+export const repository = fileURLToPath(new URL('../', import.meta.url))
+const pinnedNode = join(
+  repository,
+  'node_modules',
+  'node',
+  'bin',
+  process.platform === 'win32' ? 'node.exe' : 'node',
+)
+
+/** Installs with `npm ci` when needed; exits with npm's words when it cannot. Returns the path of the pinned Node. */
+export function ensureInstall() {
+  const missing = whatIsMissing()
+  if (missing !== null) {
+    console.log(`Installing the dependencies (${missing}) …`)
+    const npm = process.env.npm_execpath
+    const [command, first] = npm ? [process.execPath, [npm]] : ['npm', []]
+    const { status } = spawnSync(command, [...first, 'ci', '--no-audit', '--no-fund'], {
+      cwd: repository,
+      stdio: ['ignore', 'inherit', 'inherit'],
+    })
+    if (status !== 0) {
+      console.error('npm ci failed: see above. Mend the cause and run the same command again.')
+      process.exit(1)
+    }
+  }
+  if (!existsSync(pinnedNode)) {
+    console.error(
+      `The pinned Node is missing at ${pinnedNode}: its install script did not run. ` +
+        'Run `npm rebuild node`, or `npm ci` without --ignore-scripts.',
+    )
+    process.exit(1)
+  }
+  return pinnedNode
+}
+
+/** This process's environment with the pinned Node and the installed programs first in PATH. */
+export function pinnedEnvironment() {
+  const first = [dirname(pinnedNode), join(repository, 'node_modules', '.bin')]
+  return { ...process.env, PATH: [...first, process.env.PATH ?? ''].join(delimiter) }
+}
+
+/** One reason to install, in words, or null. */
+function whatIsMissing() {
+  const wanted = readPackages(join(repository, 'package-lock.json'))
+  const installed = readPackages(join(repository, 'node_modules', '.package-lock.json'))
+  if (wanted === null) return null
+  if (installed === null) return 'node_modules is missing'
+  for (const [path, entry] of Object.entries(wanted)) {
+    if (path === '' || entry.link || !path.includes('node_modules/')) continue
+    const present = installed[path]
+    // Optional ones are left out where they do not fit the platform.
+    if (present === undefined && entry.optional) continue
+    if (present?.version !== entry.version)
+      return `${path.replace(/^.*node_modules\//, '')} ${entry.version} is missing`
+  }
+  return null
+}
+
+function readPackages(file) {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8')).packages
+  } catch {
+    return null
+  }
+}

@@ -1,0 +1,67 @@
+/**
+ * `npm test`: everything a contributor needs to trust a change.
+ *
+ * Installs when needed, runs the whole suite on PostgreSQL 18, then the tests of the database program on 14 to 17.
+ * With arguments (`npm test -- packages/queue`) they go to vitest and one version is tested: LEASEHOLD_TEST_PG, or 18.
+ * The last line is `N passed, N failed`, summed over all runs; the exit code is 1 when anything failed.
+ */
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { ensureInstall, pinnedEnvironment, repository } from './ensure-install.mjs'
+
+const databaseTests = ['packages/queue/test', 'packages/postgres/test']
+
+const node = ensureInstall()
+const given = process.argv.slice(2)
+const reports = mkdtempSync(join(tmpdir(), 'leasehold-reports-'))
+const totals = { passed: 0, failed: 0 }
+
+if (given.length > 0) {
+  runVitest(process.env.LEASEHOLD_TEST_PG ?? '18', given)
+} else {
+  runVitest('18', [])
+  for (const major of olderVersions()) runVitest(major, databaseTests)
+}
+rmSync(reports, { recursive: true, force: true })
+console.log(`${totals.passed} passed, ${totals.failed} failed`)
+process.exit(totals.failed === 0 ? 0 : 1)
+
+/** The embedded builds of the older versions exist for Linux on x64; a container engine has them for all. */
+function olderVersions() {
+  const all = ['14', '15', '16', '17']
+  if (process.env.LEASEHOLD_TEST_POSTGRES === 'container') return all
+  const present = all.filter((major) => existsSync(join(repository, 'node_modules', `pg${major}`)))
+  const absent = all.filter((major) => !present.includes(major))
+  if (absent.length > 0) {
+    console.log(`Not tested here, for want of a build: PostgreSQL ${absent.join(', ')}.`)
+    console.log('LEASEHOLD_TEST_POSTGRES=container tests them with a container engine.')
+  }
+  return present
+}
+
+function runVitest(major, args) {
+  console.log(`\nPostgreSQL ${major}: ${args.length === 0 ? 'all tests' : args.join(' ')}`)
+  const report = join(reports, `${major}.json`)
+  const vitest = join(repository, 'node_modules', 'vitest', 'vitest.mjs')
+  const reporting = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`]
+  const { status } = spawnSync(node, [vitest, 'run', ...reporting, ...args], {
+    cwd: repository,
+    env: { ...pinnedEnvironment(), LEASEHOLD_TEST_PG: major },
+    stdio: 'inherit',
+  })
+  const { passed, failed } = count(report)
+  totals.passed += passed
+  // A file that does not load and an error outside of any test fail a run without failing a test.
+  totals.failed += failed === 0 && status !== 0 ? 1 : failed
+}
+
+function count(report) {
+  if (!existsSync(report)) return { passed: 0, failed: 1 }
+  const { numPassedTests, numFailedTests, testResults } = JSON.parse(readFileSync(report, 'utf8'))
+  const unloaded = testResults.filter(
+    (file) => file.status === 'failed' && file.assertionResults.length === 0,
+  )
+  return { passed: numPassedTests, failed: numFailedTests + unloaded.length }
+}

@@ -12,6 +12,8 @@ export {
 } from './embedded/server.ts'
 export { type MigrateOptions, type MigrateResult, migrate } from './migrate.ts'
 export { type MigrationSet, leaseholdMigrations } from './migration-files.ts'
+export { Listener, type ListenerOptions } from './listener.ts'
+export { OutageLog, retryDelayMs, sleep } from './outage.ts'
 export { type PoolOptions, isFailover, openPool } from './pool.ts'
 export { type ResolvedDatabase, resolveDatabase } from './resolve-database.ts'
 export { type SchemaOptions, type SchemaStatus, assertSchema, schemaStatus } from './schema-status.ts'

@@ -10,7 +10,7 @@ import { z } from 'zod'
 import { ModelAnswerInvalidError } from './model-errors.ts'
 import { modelError, openClient, type ClientOptions } from './model-client.ts'
 
-/** A question. `webSearch.maxUses` lets the model search the web that often; `maxTokens` bounds the answer (default 4096). */
+/** A question. `webSearch.maxUses` lets the model search the web that often; `maxTokens` bounds thinking and answer (8,192). */
 export type Question<T> = {
   readonly system: string
   readonly prompt: string
@@ -34,10 +34,12 @@ export type Model = {
   ask<T>(question: Question<T>): Promise<{ readonly value: T; readonly usage: ModelUsage }>
 }
 
-/** `apiKey` is required; `model` defaults to claude-sonnet-4-5. The rest is for the connection, see model-client.ts. */
+/** `apiKey` is required; `model` defaults to claude-sonnet-5-5. The rest is for the connection, see model-client.ts. */
 export type ModelOptions = ClientOptions & { readonly model?: string }
 
-const DEFAULT_MODEL = 'claude-sonnet-4-5'
+const DEFAULT_MODEL = 'claude-sonnet-5-5'
+/** Thinking counts as output: an answer of one page needs room for more. */
+const DEFAULT_MAX_TOKENS = 8_192
 const ANSWER = 'answer'
 /** A search that takes long is handed back unfinished (`pause_turn`) and continued so often at most. */
 const MAX_TURNS = 8
@@ -85,7 +87,6 @@ async function ask<T>(
 
 type Turn = {
   readonly messages: Anthropic.MessageParam[]
-  readonly forced: boolean
   readonly signal: AbortSignal | undefined
   readonly usage: Usage
 }
@@ -101,15 +102,14 @@ async function request<T>(
   if (question.webSearch !== undefined) {
     tools.push({ type: 'web_search_20250305', name: 'web_search', max_uses: question.webSearch.maxUses })
   }
-  // With search the model must be free to search first; without it, or when repairing, it has nothing to do but answer.
-  const mustAnswer = turn.forced || question.webSearch === undefined
   const params: Anthropic.MessageStreamParams = {
     model,
-    max_tokens: question.maxTokens ?? 4096,
+    max_tokens: question.maxTokens ?? DEFAULT_MAX_TOKENS,
     system: `${question.system}\n\nGive your answer only by calling the tool "${ANSWER}", once.`,
     messages: turn.messages,
     tools,
-    tool_choice: mustAnswer ? { type: 'tool', name: ANSWER } : { type: 'auto' },
+    // Not forced: models that think before they answer refuse a forced tool, and a search must come first.
+    tool_choice: { type: 'auto' },
   }
   const attempts = 1 + (options.maxRetries ?? 2)
   for (let attempt = 1; ; attempt++) {

@@ -66,7 +66,6 @@ async function ask<T>(
   for (let turn = 0; turn < MAX_TURNS; turn++) {
     const message = await request(client, model, options, question, {
       messages,
-      forced: repaired,
       signal,
       usage,
     })

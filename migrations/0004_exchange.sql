@@ -208,7 +208,7 @@ begin
     delete from leasehold.leases l
     using jsonb_to_recordset(p_endings) as e(
       task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, after_ms bigint, retryable boolean)
-    where l.task_id = e.task_id and l.fence = e.fence and l.worker_id = p_worker
+    where l.task_id = e.task_id and l.fence = e.fence and l.worker_id is not distinct from p_worker
       and e.outcome in ('done', 'fail', 'release', 'snooze', 'cancel')
       and (l.deadline_at > v_now or e.outcome = 'fail')
     returning l.task_id, l.fence, l.leased_at, l.attempt, l.crashes, l.concurrency_key,
@@ -280,7 +280,8 @@ begin
   with ended as (
     delete from leasehold.leases l
     using unnest(p_task_ids, p_fences) as d(task_id, fence)
-    where l.task_id = d.task_id and l.fence = d.fence and l.worker_id = p_worker and l.deadline_at > v_now
+    where l.task_id = d.task_id and l.fence = d.fence and l.deadline_at > v_now
+      and l.worker_id is not distinct from p_worker -- not '=': the plan must go by task, never by worker
     returning l.task_id, l.fence, l.leased_at, l.attempt, l.run_id, l.key, l.concurrency_key
   ), recorded as (
     insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome)
@@ -587,7 +588,7 @@ begin
       task_id bigint, fence bigint, kind text, level text, message text, fields jsonb, fraction real, name text,
       value jsonb, at_ms_ago bigint, nr bigint)
     join leasehold.leases l on l.task_id = n.task_id and l.fence = n.fence
-    where l.worker_id = p_worker
+    where l.worker_id is not distinct from p_worker
   ), logs as (
     insert into leasehold.task_logs (task_id, fence, at, level, message, fields)
     select task_id, fence, v_now - coalesce(at_ms_ago, 0) * interval '1 millisecond', coalesce(level, 'info'),

@@ -1,0 +1,77 @@
+/**
+ * The heartbeat thread: beats on a connection of its own, whatever the main thread is busy with.
+ *
+ * A thread that beats for ever would hide a main loop that stands still; so when the loop has not turned for
+ * `wedgeLimitMs`, beats go on without renewing: the worker is seen as wedged and its leases run out.
+ * Runs until the main thread ends it, which is the last thing a runner does. Reconnects for ever.
+ */
+import { parentPort, workerData } from 'node:worker_threads'
+import { type BeatAnswer, heartbeat } from '@leasehold/queue'
+import { OutageLog, openPool, retryDelayMs, sleep } from '@leasehold/postgres'
+import { SharedState, type SharedMemory } from './shared-state.ts'
+
+/** What the thread is started with. */
+export interface BeatThreadData {
+  readonly memory: SharedMemory
+  readonly connectionString: string
+  readonly workerId: string
+  readonly slot: string
+  readonly beatIntervalMs: number
+  readonly leaseTtlMs: number
+  readonly wedgeLimitMs: number
+}
+
+/** What it tells the main thread. */
+export type BeatMessage =
+  | { type: 'answer'; answer: BeatAnswer }
+  | { type: 'failed'; message: string }
+  | { type: 'recovered'; failures: number }
+  | { type: 'wedged'; loopAgeMs: number }
+
+async function beatForEver(data: BeatThreadData): Promise<void> {
+  const state = new SharedState(data.memory)
+  const timeoutMs = Math.max(1000, Math.round(data.leaseTtlMs / 4))
+  const pool = openPool({
+    connectionString: data.connectionString,
+    applicationName: `leasehold beat ${data.slot}`,
+    max: 1,
+    connectTimeoutMs: timeoutMs,
+    queryTimeoutMs: timeoutMs,
+    idleTimeoutMs: 0,
+  })
+  const outage = new OutageLog()
+  const say = (message: BeatMessage) => parentPort!.postMessage(message)
+  let now = new AbortController()
+  parentPort!.on('message', () => now.abort()) // "beat now"
+  let wedged = false
+  let waitMs = data.beatIntervalMs
+  for (;;) {
+    await sleep(waitMs, now.signal)
+    now = new AbortController()
+    const loopAgeMs = state.loopAgeMs
+    const renew = loopAgeMs < data.wedgeLimitMs
+    if (!renew && !wedged) say({ type: 'wedged', loopAgeMs })
+    wedged = !renew
+    const sentAt = process.hrtime.bigint()
+    try {
+      const answer = await heartbeat(pool, {
+        workerId: data.workerId,
+        loopAgeMs,
+        oldestFence: state.oldestFence.toString(),
+        running: state.running,
+        draining: state.draining,
+        renew,
+      })
+      if (answer.state === 'live' && renew) state.acknowledge(sentAt)
+      const failures = outage.recovered()
+      if (failures > 0) say({ type: 'recovered', failures })
+      say({ type: 'answer', answer })
+      waitMs = data.beatIntervalMs
+    } catch (error) {
+      if (outage.failed()) say({ type: 'failed', message: (error as Error).message })
+      waitMs = Math.min(data.beatIntervalMs, retryDelayMs(outage.count))
+    }
+  }
+}
+
+if (parentPort) void beatForEver(workerData as BeatThreadData)

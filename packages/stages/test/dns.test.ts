@@ -3,7 +3,7 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { isReservedName, openDns } from '../src/dns.ts'
-import { startDnsServer, type DnsServer } from './dns-server.ts'
+import { startDnsServer, type DnsServer } from '../../../test/harness/dns-server.ts'
 
 let server: DnsServer
 

@@ -13,7 +13,7 @@ import {
   startModelServer,
   streaming,
   type ModelServer,
-} from './model-server.ts'
+} from '../../../test/harness/model-server.ts'
 
 let server: ModelServer
 

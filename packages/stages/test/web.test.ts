@@ -9,7 +9,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { openDns } from '../src/dns.ts'
 import { isPublicAddress } from '../src/public-address.ts'
 import { fetchPage, openWeb, type Web, type WebOptions } from '../src/web.ts'
-import { startDnsServer, type DnsServer } from './dns-server.ts'
+import { startDnsServer, type DnsServer } from '../../../test/harness/dns-server.ts'
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void
 

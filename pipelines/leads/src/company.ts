@@ -50,14 +50,6 @@ const FREE_MAIL: ReadonlySet<string> = new Set(
 /** Top-level names reserved for examples and tests: they never resolve, but sample data uses them. */
 const RESERVED_SUFFIXES: ReadonlySet<string> = new Set(['example', 'test', 'invalid'])
 
-/** Whether `domain` can never exist on the network (RFC 2606, RFC 6761), so that looking it up is pointless. */
-export function isReservedDomain(domain: string): boolean {
-  const labels = domain.toLowerCase().split('.')
-  const top = labels.at(-1) ?? ''
-  if (RESERVED_SUFFIXES.has(top) || top === 'localhost' || top === 'local') return true
-  return labels.at(-2) === 'example' && (top === 'com' || top === 'net' || top === 'org')
-}
-
 /**
  * The registrable domain in `text` (a host, an address with scheme, an e-mail address), in ASCII and lower case.
  * Null when there is none: an address by number, an unknown top-level name, a host shared by many companies.

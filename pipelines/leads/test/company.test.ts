@@ -2,14 +2,7 @@
  * Holds the identity of companies: registrable domains, addresses to fetch, names and places in any spelling.
  */
 import { describe, expect, test } from 'vitest'
-import {
-  canonicalName,
-  identityOf,
-  isReservedDomain,
-  mailDomain,
-  registrableDomain,
-  websiteAddress,
-} from '../src/company.ts'
+import { canonicalName, identityOf, mailDomain, registrableDomain, websiteAddress } from '../src/company.ts'
 import { canonicalCity, canonicalCountry, canonicalState, splitLocation } from '../src/places.ts'
 
 describe('a company domain', () => {
@@ -42,16 +35,6 @@ describe('a company domain', () => {
   test('a free mailbox says nothing about the domain, an own one does', () => {
     expect(mailDomain('acme.austin@gmail.com')).toBeNull()
     expect(mailDomain('jo@mail.acme.example')).toBe('acme.example')
-  })
-
-  test('names reserved for examples are known never to resolve', () => {
-    expect(['acme.example', 'a.test', 'x.invalid', 'www.example.com'].map(isReservedDomain)).toEqual([
-      true,
-      true,
-      true,
-      true,
-    ])
-    expect(isReservedDomain('example.co')).toBe(false)
   })
 })
 

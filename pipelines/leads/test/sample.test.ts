@@ -3,9 +3,9 @@
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { isReservedName } from '@leasehold/stages'
 import { expect, test } from 'vitest'
 import { sampleDirectory } from '../sample/generate.ts'
-import { isReservedDomain } from '../src/company.ts'
 import { parseCriteria } from '../src/criteria.ts'
 import { openDirectory } from '../src/discovery/directory.ts'
 import { createMatcher, knownFields } from '../src/discovery/match.ts'
@@ -35,7 +35,7 @@ test('it has 300 rows and more, all of reserved domains, with duplicates, blocke
       continue
     }
     const { domain, phone } = row.company
-    expect(domain === null || isReservedDomain(domain)).toBe(true)
+    expect(domain === null || isReservedName(domain)).toBe(true)
     expect(phone ?? '555 01').toContain('555 01')
     selection.offer(row.company)
   }

@@ -1,0 +1,91 @@
+/**
+ * One mail, handed to one mail server, within a fixed time.
+ *
+ * Invariant: a delivery ends within `totalMs` whatever the server does (refuses, hangs, trickles), and the same alerts
+ * always carry the same Message-ID, so that a mail which is sent twice is recognised. A password never travels in clear
+ * text, except to this machine. When and how often is tried is outbox.ts.
+ */
+import { createHash } from 'node:crypto'
+import type { SmtpConfig } from '@leasehold/service'
+import { createTransport } from 'nodemailer'
+import { oneLine } from './plain-text.ts'
+
+/** The mail server, the sender and who is told. */
+export interface MailSettings extends SmtpConfig {
+  /** At least one address. */
+  readonly to: readonly string[]
+}
+
+/** A message with what makes it recognisable. */
+export interface Mail {
+  readonly subject: string
+  readonly body: string
+  /** The alerts it carries, at least one. */
+  readonly alertIds: readonly string[]
+  /** When the first of them was written. */
+  readonly createdAt: Date
+}
+
+const connectMs = 5_000
+const totalMs = 20_000
+
+/**
+ * Sends a mail. Answers which recipients the server refused while it took the mail for others, or null.
+ *
+ * Throws when nobody can be reached through this server: refused, timed out, `signal` aborted. Whether the server has
+ * the mail is then unknown; sending it again with the same alerts is safe.
+ */
+export async function sendMail(
+  settings: MailSettings,
+  mail: Mail,
+  signal: AbortSignal,
+): Promise<string | null> {
+  const local = isLoopback(settings.host)
+  const transport = createTransport({
+    host: settings.host,
+    port: settings.port,
+    secure: settings.port === 465,
+    connectionTimeout: connectMs,
+    dnsTimeout: connectMs,
+    greetingTimeout: connectMs,
+    socketTimeout: totalMs / 2,
+    requireTLS: settings.login !== null && !local,
+    // A mail server on this machine usually has a certificate which nobody signed, and no network to be heard on.
+    tls: { rejectUnauthorized: !local },
+    ...(settings.login && { auth: { user: settings.login.user, pass: settings.login.password } }),
+  })
+  try {
+    const sent = await transport.sendMail({
+      from: settings.from,
+      to: [...settings.to],
+      subject: oneLine(mail.subject),
+      text: mail.body,
+      messageId: messageId(mail, settings.from),
+      date: new Date(),
+      // Keeps holiday notices and other machines from answering.
+      headers: { 'Auto-Submitted': 'auto-generated' },
+      disableFileAccess: true,
+      disableUrlAccess: true,
+      signal: AbortSignal.any([signal, AbortSignal.timeout(totalMs)]),
+    })
+    const refused = sent.rejected.map((address) => oneLine(address))
+    return refused.length === 0 ? null : `refused for ${refused.join(', ')}`
+  } finally {
+    transport.close()
+  }
+}
+
+/** The same for the same alerts, another for any other set: a bundle that grew must not be taken for a copy. */
+export function messageId(mail: Pick<Mail, 'alertIds' | 'createdAt'>, from: string): string {
+  const ids = mail.alertIds.join(',')
+  const which =
+    mail.alertIds.length === 1
+      ? `alert-${ids}`
+      : `alerts-${createHash('sha256').update(ids).digest('hex').slice(0, 16)}`
+  const domain = /@([\w.-]+)>?\s*$/.exec(from)?.[1] ?? 'leasehold.invalid'
+  return `<leasehold-${which}-${mail.createdAt.getTime()}@${domain}>`
+}
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host)
+}

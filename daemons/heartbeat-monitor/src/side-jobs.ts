@@ -1,0 +1,179 @@
+/**
+ * graphile-worker inside this process: mail delivery with retries, and the housekeeping crontab.
+ *
+ * Invariant: it is never in the way of a look (own pool, own loop), any number of monitors may run it side by side, and
+ * when it gives up (it does when it cannot record a job's end) or cannot start, it is started again. It installs no
+ * signal handlers. What the jobs do is outbox.ts and housekeeping.ts.
+ */
+import { OutageLog, openPool, retryDelayMs, sleep } from '@leasehold/postgres'
+import { describeError } from '@leasehold/queue'
+import {
+  Logger,
+  type Runner,
+  type RunnerOptions,
+  type TaskList,
+  parseCronItems,
+  run,
+  runMigrations,
+} from 'graphile-worker'
+import { duties } from './housekeeping.ts'
+import type { Log } from './log.ts'
+import type { MailSettings } from './mailer.ts'
+import { type RetryPace, deliver, deliveryJob, recoverDelivery } from './outbox.ts'
+import { oneLine } from './plain-text.ts'
+import { within } from './within.ts'
+
+const schema = 'graphile_worker'
+/** One for a mail that hangs, one for everything else. */
+const concurrency = 2
+/** How long a stop waits for jobs; graphile-worker aborts them after 5 s (a mail is then tried again later). */
+const stopWithinMs = 10_000
+
+/** What the jobs work with. */
+export interface SideJobDeps {
+  readonly connectionString: string
+  /** Null: no mail is sent by this process, and alerts stay for one that does. */
+  readonly mail: MailSettings | null
+  readonly pace: RetryPace
+  readonly log: Log
+}
+
+/** Runs graphile-worker until it is stopped. */
+export class SideJobs {
+  /** Its schema is there and its workers run: jobs can be made. */
+  ready = false
+  private readonly deps: SideJobDeps
+  private readonly pool: ReturnType<typeof openPool>
+  private readonly stopped = new AbortController()
+  private readonly errors = new OutageLog()
+  private restart = new AbortController()
+  private readonly done: Promise<void>
+
+  constructor(deps: SideJobDeps) {
+    this.deps = deps
+    this.pool = openPool({
+      connectionString: deps.connectionString,
+      applicationName: 'leasehold monitor jobs',
+      // One listens, one schedules, the others look for jobs and do them.
+      max: concurrency * 2 + 2,
+      connectTimeoutMs: 5_000,
+      queryTimeoutMs: 60_000,
+    })
+    this.done = this.keepRunning()
+  }
+
+  /** Starts anew. After an outage: graphile-worker may otherwise sleep for two minutes before it asks again. */
+  refresh(): void {
+    this.restart.abort()
+  }
+
+  /** Lets jobs end, aborts those which do not, closes the connections. Never rejects. */
+  async stop(): Promise<void> {
+    this.stopped.abort()
+    await within(stopWithinMs + 1_000, this.done)
+    await within(1_000, this.pool.end())
+  }
+
+  private async keepRunning(): Promise<void> {
+    const failures = new OutageLog()
+    while (!this.stopped.signal.aborted) {
+      this.restart = new AbortController()
+      try {
+        await this.runOnce(() => failures.recovered())
+      } catch (error) {
+        if (failures.failed()) {
+          const facts = { event: 'side_jobs.failed', reason: describeError(error).message }
+          this.deps.log.warn(facts, 'side jobs do not run; starting them again')
+        }
+      }
+      if (failures.count > 0) await sleep(retryDelayMs(failures.count), this.stopped.signal)
+    }
+  }
+
+  /** From start to end; throws when the end was not asked for. */
+  private async runOnce(started: () => void): Promise<void> {
+    const options = this.options()
+    await migrate(this.pool, options)
+    const runner = await run(options)
+    // Ends that nobody asked for arrive here; while this is awaited below nothing is left unhandled.
+    const ended = runner.promise.then(
+      () => ({ error: new Error('graphile-worker ended by itself') }),
+      (error: unknown) => ({ error }),
+    )
+    try {
+      if (this.deps.mail !== null) await recoverDelivery(this.pool)
+      this.ready = true
+      started()
+      const asked = sleep(2 ** 31 - 1, AbortSignal.any([this.stopped.signal, this.restart.signal]))
+      const end = await Promise.race([ended, asked])
+      if (end !== undefined) throw end.error
+    } finally {
+      this.ready = false
+      await stopRunner(runner)
+    }
+  }
+
+  private options(): RunnerOptions {
+    return {
+      pgPool: this.pool,
+      schema,
+      noHandleSignals: true,
+      // Named statements fail behind a pooler in transaction mode.
+      noPreparedStatements: true,
+      concurrency,
+      pollInterval: 2_000,
+      taskList: this.tasks(),
+      parsedCronItems: parseCronItems(
+        duties.map(({ name, crontab }) => ({
+          task: name,
+          match: crontab,
+          identifier: name,
+          options: { jobKey: name, maxAttempts: 1 },
+        })),
+      ),
+      logger: new Logger(() => (level, message) => this.hear(level, message)),
+      // Without batching it leaves the promise of recording a job's end alone: a lost connection would end the process.
+      preset: { worker: { completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
+    }
+  }
+
+  private tasks(): TaskList {
+    const { mail, pace, log } = this.deps
+    const tasks: TaskList = Object.fromEntries(duties.map((duty) => [duty.name, () => duty.run(this.pool)]))
+    // A process without a mail server must not take the job from one that has it.
+    if (mail !== null) {
+      tasks[deliveryJob] = (_payload, helpers) => deliver(this.pool, mail, pace, log, helpers.abortSignal)
+    }
+    return tasks
+  }
+
+  private hear(level: string, message: string): void {
+    if ((level !== 'error' && level !== 'warning') || !this.errors.failed()) return
+    this.deps.log.warn(
+      { event: 'side_jobs.report', reason: oneLine(message, 500) },
+      'side jobs report trouble',
+    )
+  }
+}
+
+/** Brings graphile-worker's own schema up to date, one process at a time: its first steps may collide. */
+async function migrate(pool: ReturnType<typeof openPool>, options: RunnerOptions): Promise<void> {
+  const turn = await pool.connect()
+  let broken: boolean | undefined
+  try {
+    await turn.query('begin')
+    await turn.query("select pg_advisory_xact_lock(hashtextextended('leasehold graphile_worker schema', 0))")
+    await runMigrations(options)
+    await turn.query('commit')
+  } catch (error) {
+    broken = true
+    throw error
+  } finally {
+    turn.release(broken)
+  }
+}
+
+/** It may have ended by itself, or wait for a database that is away: neither may hold us up. */
+async function stopRunner(runner: Runner): Promise<void> {
+  await within(stopWithinMs, runner.stop())
+}

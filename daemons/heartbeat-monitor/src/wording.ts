@@ -1,0 +1,198 @@
+/**
+ * What each kind of incident is called in a mail: its headline, its facts, what to do, and what is so again later.
+ *
+ * Invariant: every kind has all four; every text of others goes through oneLine; every advice is a command or a
+ * statement that can be pasted. Putting them together is compose.ts, which incidents get here policy.ts.
+ */
+import { block, count, duration, moment, oneLine } from './plain-text.ts'
+import type { DeathDetails, HeldTask, IncidentKind, IncidentOf } from './verbs.ts'
+
+/** The words for one kind. Lists are never empty. */
+export interface Wording<K extends IncidentKind> {
+  /** For the subject and above the section. */
+  readonly headline: (incidents: readonly IncidentOf<K>[]) => string
+  readonly describe: (incident: IncidentOf<K>) => string
+  /** What to do next, said once below all of them. */
+  readonly advice: (incidents: readonly IncidentOf<K>[]) => readonly string[]
+  /** What is so again when it is resolved. */
+  readonly over: (incident: IncidentOf<K>) => string
+}
+
+/** Held tasks that are named for one worker; the rest is counted. */
+const maxHeld = 20
+/** Stages that get a command of their own. */
+const maxCommands = 10
+
+const workerDead: Wording<'worker_dead'> = {
+  headline(deaths) {
+    const released = deaths.reduce((sum, death) => sum + death.details.released_count, 0)
+    const aside = deaths.reduce((sum, death) => sum + death.details.quarantined_count, 0)
+    const tasks = released + aside === 0 ? 'no task was held' : `${count(released, 'task')} released`
+    return `${count(deaths.length, 'worker')} died, ${tasks}${aside === 0 ? '' : `, ${aside} quarantined`}`
+  },
+  describe({ details }) {
+    return block(`DEAD  ${oneLine(details.slot)}`, {
+      'worker id': oneLine(details.worker_id),
+      stage: details.stages.map((stage) => oneLine(stage)).join(', '),
+      process: `host ${oneLine(details.host)}, pid ${details.pid ?? 'unknown'}`,
+      'last seen': `${duration(details.silent_s)} ago, at ${moment(details.last_seen)}`,
+      held: heldTasks(details),
+      leases: leases(details),
+      now: successors(details),
+    })
+  },
+  advice(deaths) {
+    const unserved = [...new Set(deaths.flatMap((death) => death.details.unserved))]
+    return [
+      ...unserved.slice(0, maxCommands).map(startWorker),
+      'npx leasehold workers',
+      'select * from leasehold.dead_workers;',
+    ]
+  },
+  over: ({ details }) => `${oneLine(details.slot)}: its slot or its stages have a live worker again`,
+}
+
+function heldTasks(death: DeathDetails): string {
+  const total = death.released_count + death.quarantined_count
+  if (total === 0) return 'no task'
+  const named = death.held.slice(0, maxHeld).map(task)
+  const rest = total - named.length
+  return [...named, ...(rest > 0 ? [`… and ${rest} more`] : [])].join(`\n${' '.repeat(15)}`)
+}
+
+function task(held: HeldTask): string {
+  const title = held.title === null ? '' : ` "${oneLine(held.title, 80)}"`
+  return `task ${held.task_id}${title} (${oneLine(held.stage)})${held.quarantined ? ': quarantined' : ''}`
+}
+
+function leases(death: DeathDetails): string {
+  const { released_count: released, quarantined_count: aside } = death
+  if (released + aside === 0) return 'none to release'
+  const parts = []
+  if (released > 0) parts.push(`released: ${count(released, 'task')} can be claimed again`)
+  if (aside > 0) parts.push(`${count(aside, 'task')} quarantined, because too many workers died holding them`)
+  return parts.join('; ')
+}
+
+function successors(death: DeathDetails): string {
+  if (death.unserved.length > 0)
+    return `NO live worker is left for ${death.unserved.map((stage) => oneLine(stage)).join(', ')}`
+  return death.end === 'superseded'
+    ? 'its slot was started again and has taken over'
+    : 'other live workers serve its stages'
+}
+
+const stageWithoutWorker: Wording<'stage_without_worker'> = {
+  headline: (stages) => oneOrMore(stages, 'has work and no worker', 'have work and no worker'),
+  describe({ details }) {
+    const seen = details.last_worker_seen
+    return block(`NO WORKER  ${oneLine(details.stage)}`, {
+      'work since': moment(details.oldest),
+      'last worker': seen === null ? 'none within the last day' : `seen at ${moment(seen)}`,
+      meaning: 'its tasks wait, and nobody is there to run them',
+    })
+  },
+  advice: (stages) => [
+    ...stages.slice(0, maxCommands).map(({ details }) => startWorker(details.stage)),
+    'npx leasehold stages',
+  ],
+  over: ({ details }) => `stage ${oneLine(details.stage)} has a worker again, or no more work`,
+}
+
+const workersMissing: Wording<'workers_missing'> = {
+  headline(stages) {
+    const [first] = stages
+    const few = first === undefined ? '' : `has ${first.details.live} of ${first.details.expected} workers`
+    return oneOrMore(stages, few, 'have fewer workers than expected')
+  },
+  describe: ({ details }) =>
+    block(`WORKERS MISSING  ${oneLine(details.stage)}`, {
+      live: `${details.live} of ${details.expected} expected`,
+    }),
+  advice: (stages) => [
+    ...stages.slice(0, maxCommands).map(({ details }) => startWorker(details.stage)),
+    'npx leasehold workers',
+  ],
+  over: ({ details }) => `stage ${oneLine(details.stage)} has its ${details.expected} workers again`,
+}
+
+const workerWedged: Wording<'worker_wedged'> = {
+  headline: (workers) => `${count(workers.length, 'worker')} wedged`,
+  describe: ({ details }) =>
+    block(`WEDGED  ${oneLine(details.slot)}`, {
+      'worker id': oneLine(details.worker_id),
+      stage: details.stages.map((stage) => oneLine(stage)).join(', '),
+      process: `host ${oneLine(details.host)}, pid ${details.pid ?? 'unknown'}`,
+      meaning: `it beats, but its main loop has not turned for ${duration(details.stands_still_s)}`,
+      leases: `it holds ${count(details.running, 'task')}; when it stops renewing they are released`,
+    }),
+  advice: () => [
+    'npx leasehold tasks --state running',
+    'A handler blocks the event loop: end that process (kill -9 its pid), it is started again.',
+  ],
+  over: ({ details }) =>
+    `worker ${oneLine(details.slot)} is not wedged any more: it turns again, or it ended`,
+}
+
+const taskQuarantined: Wording<'task_quarantined'> = {
+  headline: (tasks) => `${count(tasks.length, 'task')} quarantined`,
+  describe: ({ details }) =>
+    block(`QUARANTINED  task ${oneLine(details.task_id)}`, {
+      stage: oneLine(details.stage),
+      title: details.title === null ? null : oneLine(details.title),
+      reason: oneLine(details.error?.message, 300),
+    }),
+  advice: (tasks) => {
+    const ids = tasks.slice(0, maxCommands).map(({ details }) => oneLine(details.task_id))
+    return [`npx leasehold show ${ids[0]}`, `npx leasehold retry ${ids.join(' ')}   once the cause is mended`]
+  },
+  over: ({ details }) => `task ${oneLine(details.task_id)} is out of quarantine`,
+}
+
+const monitorSilent: Wording<'monitor_silent'> = {
+  headline: (monitors) =>
+    monitors.length === 1
+      ? `the monitor on ${oneLine(monitors[0]?.details.host, 60)} is silent`
+      : `${monitors.length} monitors are silent`,
+  describe: ({ details }) =>
+    block(`MONITOR SILENT  ${oneLine(details.host)}`, {
+      process: `pid ${details.pid ?? 'unknown'}, monitor id ${oneLine(details.monitor_id)}`,
+      'last look': moment(details.ticked_at),
+      meaning: 'the monitor that wrote this still watches; with it gone nobody would',
+    }),
+  advice: () => ['npx leasehold monitor   on that host'],
+  over: ({ details }) => `the monitor on ${oneLine(details.host)} looks again, or was replaced`,
+}
+
+// Views show it; policy.ts keeps it out of the mail that does not arrive.
+const mailUndeliverable: Wording<'mail_undeliverable'> = {
+  headline: () => 'mail was undeliverable',
+  describe: ({ details }) => block('MAIL', { error: oneLine(details.error) }),
+  advice: () => ['npx leasehold doctor'],
+  over: () => 'mail is delivered again',
+}
+
+/** The words of every kind, in the order in which a mail tells them. */
+export const wordings: { readonly [K in IncidentKind]: Wording<K> } = {
+  worker_dead: workerDead,
+  stage_without_worker: stageWithoutWorker,
+  workers_missing: workersMissing,
+  worker_wedged: workerWedged,
+  task_quarantined: taskQuarantined,
+  monitor_silent: monitorSilent,
+  mail_undeliverable: mailUndeliverable,
+}
+
+function startWorker(stage: string): string {
+  return `npx leasehold runner --stage ${oneLine(stage)}`
+}
+
+function oneOrMore(
+  stages: readonly { readonly details: { readonly stage: string } }[],
+  one: string,
+  more: string,
+): string {
+  return stages.length === 1
+    ? `stage ${oneLine(stages[0]?.details.stage, 60)} ${one}`
+    : `${stages.length} stages ${more}`
+}

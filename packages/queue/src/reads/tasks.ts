@@ -159,8 +159,9 @@ export async function listAttempts(db: Db, taskId: string, limit = 100): Promise
 
 /** What was submitted with a task and is not part of its status. */
 export interface TaskPayload {
-  readonly payload: unknown
-  readonly meta: unknown
+  /** As JSON text, so that numbers beyond 2^53 stay what they are. */
+  readonly payloadJson: string
+  readonly metaJson: string | null
   /** Null: the stage's. */
   readonly priority: number | null
   readonly timeoutMs: number | null
@@ -174,8 +175,8 @@ export async function readPayload(db: Db, taskId: string): Promise<TaskPayload |
   const query = from
     .selectFrom('tasks as t')
     .select([
-      't.payload',
-      't.meta',
+      sql`t.payload::text`.as('payloadJson'),
+      sql`t.meta::text`.as('metaJson'),
       't.priority',
       sql`extract(epoch from t.timeout)::float8 * 1000`.as('timeoutMs'),
       sql`coalesce(t.depends_on, '{}')::text[]`.as('dependsOn'),

@@ -213,7 +213,8 @@ begin
       coalesce(e.run_at > v_now, false) as later
     from unnest(p_task_ids, p_failures, p_crashes, p_run_ats) with ordinality
       as e(task_id, failures, crashes, run_at, nr)
-    join leasehold.tasks t on t.id = e.task_id
+    cross join lateral (
+      select t.id, t.stage, t.priority, t.concurrency_key from leasehold.tasks t where t.id = e.task_id limit 1) t
     join leasehold.stages s on s.name = t.stage
     order by e.nr
   ), into_scheduled as (

@@ -204,16 +204,23 @@ declare
   v_again_crashes smallint[];
   v_again_at timestamptz[];
 begin
-  with ended as (
-    delete from leasehold.leases l
-    using jsonb_to_recordset(p_endings) as e(
+  with asked as materialized (
+    select e.task_id, e.outcome, e.result, e.error, least(greatest(e.after_ms, 0), 2592000000) as after_ms,
+      coalesce(e.retryable, true) as retryable, f.rid
+    from jsonb_to_recordset(p_endings) as e(
       task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, after_ms bigint, retryable boolean)
-    where l.task_id = e.task_id and l.fence = e.fence and l.worker_id is not distinct from p_worker
-      and e.outcome in ('done', 'fail', 'release', 'snooze', 'cancel')
-      and (l.deadline_at > v_now or e.outcome = 'fail')
-    returning l.task_id, l.fence, l.leased_at, l.attempt, l.crashes, l.concurrency_key,
-      e.outcome, e.result, e.error, least(greatest(e.after_ms, 0), 2592000000) as after_ms,
-      coalesce(e.retryable, true) as retryable
+    cross join lateral (
+      select l.ctid as rid from leasehold.leases l
+      where l.task_id = e.task_id and l.fence = e.fence and l.worker_id is not distinct from p_worker
+        and (l.deadline_at > v_now or e.outcome = 'fail')
+      limit 1) f
+    where e.outcome in ('done', 'fail', 'release', 'snooze', 'cancel')
+  ), gone as (
+    delete from leasehold.leases l where l.ctid = any (array(select a.rid from asked a))
+    returning l.task_id, l.fence, l.leased_at, l.attempt, l.crashes, l.concurrency_key
+  ), ended as (
+    select distinct on (g.task_id) g.*, a.outcome, a.result, a.error, a.after_ms, a.retryable
+    from gone g join asked a on a.task_id = g.task_id
   ), judged as (
     select n.*,
       case n.outcome
@@ -229,7 +236,9 @@ begin
         else v_now + coalesce(n.after_ms * interval '1 millisecond',
           leasehold.backoff(n.attempt, s.backoff_min, s.backoff_max))
       end as again_at
-    from ended n join leasehold.tasks t on t.id = n.task_id join leasehold.stages s on s.name = t.stage
+    from ended n
+    cross join lateral (select t.stage, t.max_attempts from leasehold.tasks t where t.id = n.task_id limit 1) t
+    join leasehold.stages s on s.name = t.stage
   ), recorded as (
     insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome, error, result)
     select task_id, fence, p_worker, leased_at, v_now, attempt, ending in ('done', 'dead', 'cancelled'), ending, error, result
@@ -277,11 +286,18 @@ declare
   v_keyed bigint[];
   v_special bigint;
 begin
-  with ended as (
-    delete from leasehold.leases l
-    using unnest(p_task_ids, p_fences) as d(task_id, fence)
-    where l.task_id = d.task_id and l.fence = d.fence and l.deadline_at > v_now
-      and l.worker_id is not distinct from p_worker -- not '=': the plan must go by task, never by worker
+  -- Looked up one by one (lateral, limit): joined freely, a plan made while leases looked empty would walk all leases
+  -- for each, and settling a batch would cost its square.
+  with found as materialized (
+    select f.rid
+    from unnest(p_task_ids, p_fences) as d(task_id, fence)
+    cross join lateral (
+      select l.ctid as rid from leasehold.leases l
+      where l.task_id = d.task_id and l.fence = d.fence and l.deadline_at > v_now
+        and l.worker_id is not distinct from p_worker -- not '=': the plan must go by task, never by worker
+      limit 1) f
+  ), ended as (
+    delete from leasehold.leases l where l.ctid = any (array(select f.rid from found f))
     returning l.task_id, l.fence, l.leased_at, l.attempt, l.run_id, l.key, l.concurrency_key
   ), recorded as (
     insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome)
@@ -358,11 +374,14 @@ begin
     delete from leasehold.ready r where r.ctid = any (array(select p.rid from picked p))
     returning r.task_id, r.failures, r.crashes, r.concurrency_key
   ), claimed as materialized (
-    select t.id, k.failures, k.crashes, k.concurrency_key, t.run_id, t.key, t.timeout, t.payload::text as payload,
-      case when t.run_id is null and t.key is null and t.title is null and t.meta is null and t.timeout is null
-          and t.max_attempts is null and t.concurrency_key is null and k.crashes = 0
-        then null else leasehold.task_extra(t, k.crashes) end as extra
-    from taken k join leasehold.tasks t on t.id = k.task_id
+    select t.id, k.failures, k.crashes, k.concurrency_key, t.run_id, t.key, t.timeout, t.payload, t.extra
+    from taken k
+    cross join lateral (
+      select x.id, x.run_id, x.key, x.timeout, x.payload::text as payload,
+        case when x.run_id is null and x.key is null and x.title is null and x.meta is null and x.timeout is null
+            and x.max_attempts is null and x.concurrency_key is null and k.crashes = 0
+          then null else leasehold.task_extra(x, k.crashes) end as extra
+      from leasehold.tasks x where x.id = k.task_id limit 1) t
   ), leased as (
     insert into leasehold.leases (task_id, fence, worker_id, leased_at, deadline_at, attempt, crashes, stage, run_id, key, concurrency_key)
     select c.id, v_fence, p_worker, v_now, v_now + coalesce(c.timeout, p_timeout), c.failures + 1, c.crashes, p_stage,

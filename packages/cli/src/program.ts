@@ -5,13 +5,16 @@
  * What the commands do is in commands/, one file for each group.
  */
 import { Command, CommanderError } from 'commander'
+import { addDaemonCommands } from './commands/daemons.ts'
 import { addDatabaseCommands } from './commands/database.ts'
+import { addDev } from './commands/dev.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addStageCommands, addStageVerbs } from './commands/stages.ts'
 import { addStatus } from './commands/status.ts'
 import { addSubmit } from './commands/submit.ts'
 import { addTaskCommands } from './commands/tasks.ts'
 import { addTaskVerbs } from './commands/verbs.ts'
+import { addExport } from './commands/export.ts'
 import { addLogs } from './commands/logs.ts'
 import { addRuns } from './commands/runs.ts'
 import { addWorkers } from './commands/workers.ts'
@@ -58,6 +61,8 @@ function createProgram(context: Context): Command {
     .addHelpText('afterAll', exitCodesHelp)
   program.commandsGroup('Start:')
   addDatabaseCommands(program, context)
+  addDev(program, context)
+  addDaemonCommands(program, context)
   program.commandsGroup('Look:')
   addStatus(program, context)
   addStageCommands(program, context)
@@ -65,6 +70,7 @@ function createProgram(context: Context): Command {
   addTaskCommands(program, context)
   addLogs(program, context)
   addRuns(program, context)
+  addExport(program, context)
   addDoctor(program, context)
   program.commandsGroup('Do:')
   addSubmit(program, context)

@@ -5,21 +5,14 @@
  * alone. The address is printed without its password, except by `db url`, whose purpose it is.
  */
 import { setTimeout as delay } from 'node:timers/promises'
-import {
-  type MigrateResult,
-  findEmbedded,
-  leaseholdMigrations,
-  migrate,
-  resolveDatabase,
-  startEmbedded,
-  stopEmbedded,
-} from '@leasehold/postgres'
+import { findEmbedded, resolveDatabase, startEmbedded, stopEmbedded } from '@leasehold/postgres'
 import { onShutdown, readConfig } from '@leasehold/service'
 import type { Command } from 'commander'
 import { type Context, locateDatabase, show } from '../context.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { CommandError, usageError, withoutPasswords } from '../failure.ts'
 import { wholeNumber } from '../options.ts'
+import { migrateAll } from '../pipeline.ts'
 
 /** Adds the commands to the program. */
 export function addDatabaseCommands(program: Command, context: Context): void {
@@ -116,10 +109,7 @@ async function migrateDatabase(context: Context, json: boolean | undefined): Pro
     dataDir: database.dataDir,
   })
   try {
-    const results: (MigrateResult & { readonly set: string })[] = []
-    for (const set of [leaseholdMigrations]) {
-      results.push({ set: set.name, ...(await migrate(resolved.url, { set })) })
-    }
+    const results = await migrateAll(resolved.url)
     const applied = results.flatMap((result) => result.applied.map((name) => `${result.set}: ${name}`))
     show(context, json, results, () =>
       applied.length === 0

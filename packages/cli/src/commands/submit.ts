@@ -9,6 +9,7 @@ import { type SubmitOptions, databaseClock, submit } from '@leasehold/queue'
 import { type Command, Option } from 'commander'
 import { text as readAll } from 'node:stream/consumers'
 import { type Context, show, withDatabase } from '../context.ts'
+import { parseExactly } from '../exact-json.ts'
 import { usageError } from '../failure.ts'
 import { collectIds, wholeNumber } from '../options.ts'
 import { parseDuration, parseMoment } from '../terminal/time.ts'
@@ -90,27 +91,11 @@ async function submitOne(
   })
 }
 
-/** `JSON.rawJSON` and the source text in revivers: newer than the compiler's library. */
-type ExactJson = {
-  parse(
-    text: string,
-    reviver: (key: string, value: unknown, context: { source?: string }) => unknown,
-  ): unknown
-  rawJSON(text: string): unknown
-}
-
-/** Parses JSON without rounding: a number that JavaScript cannot hold is passed on as it was written. */
 function parseJson(text: string, where: string): unknown {
-  const json = JSON as unknown as ExactJson
   try {
-    return json.parse(text, (_key, value, { source }) =>
-      typeof value === 'number' && source !== undefined && String(value) !== source
-        ? json.rawJSON(source)
-        : value,
-    )
+    return parseExactly(text)
   } catch (error) {
-    const why =
-      error instanceof RangeError ? 'it is nested too deeply' : error instanceof Error ? error.message : ''
+    const why = error instanceof RangeError ? 'it is nested too deeply' : (error as Error).message
     throw usageError(
       `${where} is not JSON: ${why}`,
       `write for example '{"company_id": 7}', in single quotes`,

@@ -15,18 +15,24 @@ import {
   listAttempts,
   readPayload,
 } from '@leasehold/queue'
+import { parseExactly } from '../exact-json.ts'
 import { safeJson } from '../terminal/printable.ts'
 import { type Cell, facts, table } from '../terminal/table.ts'
 import type { Terminal } from '../terminal/terminal.ts'
 import { duration, moment } from '../terminal/time.ts'
 import { asCommands, stateText } from './wording.ts'
 
+interface Submitted extends Omit<TaskPayload, 'payloadJson' | 'metaJson'> {
+  readonly payload: unknown
+  readonly meta: unknown
+}
+
 /** All that is known about a task. */
 export interface TaskPage {
   readonly task: TaskStatus
   readonly why: Explanation
   /** Null when this login may not read payloads. */
-  readonly submitted: TaskPayload | null
+  readonly submitted: Submitted | null
   /** Ended attempts, oldest first; the newest hundred of them. */
   readonly attempts: readonly AttemptRecord[]
 }
@@ -38,8 +44,19 @@ export async function readTaskPage(tx: Db, id: string): Promise<TaskPage> {
   return {
     task,
     why: await explainTask(tx, id),
-    submitted: await readPayload(tx, id),
+    submitted: await readSubmitted(tx, id),
     attempts: await listAttempts(tx, id),
+  }
+}
+
+async function readSubmitted(tx: Db, id: string): Promise<Submitted | null> {
+  const read = await readPayload(tx, id)
+  if (read === null) return null
+  const { payloadJson, metaJson, ...rest } = read
+  return {
+    payload: parseExactly(payloadJson),
+    meta: metaJson === null ? null : parseExactly(metaJson),
+    ...rest,
   }
 }
 
@@ -69,7 +86,7 @@ function taskFacts(
   terminal: Terminal,
   task: TaskStatus,
   why: Explanation,
-  submitted: TaskPayload | null,
+  submitted: Submitted | null,
 ): Fact[] {
   return [
     ['task', task.taskId],

@@ -15,7 +15,14 @@ export {
   recentFailures,
 } from './health.ts'
 export { onSnapshot } from './query.ts'
-export { type RunStageProgress, type RunSummary, listRuns, runProgress } from './runs.ts'
+export {
+  type RunStageProgress,
+  type RunSummary,
+  type RunTask,
+  listRunTasks,
+  listRuns,
+  runProgress,
+} from './runs.ts'
 export { settingsAdvice } from './settings.ts'
 export { type StageHealth, type StageStatus, listStages } from './stages.ts'
 export {

@@ -6,6 +6,7 @@
  */
 import { sql } from 'kysely'
 import type { Db } from '../db.ts'
+import type { TaskState } from '../task.ts'
 import { checkLimit, count, from, rowsOf } from './query.ts'
 
 /** One stage of a run. `open` = submitted − done − dead − cancelled. */
@@ -81,5 +82,48 @@ export function listRuns(db: Db, filter: { open?: boolean; limit?: number } = {}
     .orderBy('p.run_id')
     .limit(checkLimit(filter.limit ?? 50))
     .$castTo<RunSummary>()
+  return rowsOf(db, query)
+}
+
+/** A task of a run with what it left behind. */
+export interface RunTask {
+  readonly taskId: string
+  readonly stage: string
+  readonly state: TaskState
+  readonly title: string | null
+  readonly key: string | null
+  readonly attempt: number
+  readonly submittedAt: Date
+  readonly endedAt: Date | null
+  /** As JSON text, so that numbers beyond 2^53 stay what they are; null when it left none. */
+  readonly resultJson: string | null
+  readonly lastError: { readonly code?: string; readonly message?: string } | null
+}
+
+/** The tasks of a run in order of submission, after a task id: page by page, so that no snapshot is held for long. */
+export function listRunTasks(
+  db: Db,
+  runId: string,
+  page: { afterId?: string; limit?: number } = {},
+): Promise<RunTask[]> {
+  const query = from
+    .selectFrom('task_status as t')
+    .select([
+      't.task_id as taskId',
+      't.stage',
+      't.state',
+      't.title',
+      't.key',
+      't.attempt',
+      't.submitted_at as submittedAt',
+      't.ended_at as endedAt',
+      sql`t.result::text`.as('resultJson'),
+      't.last_error as lastError',
+    ])
+    .where('t.run_id', '=', runId)
+    .where('t.task_id', '>', page.afterId ?? '0')
+    .orderBy('t.task_id')
+    .limit(checkLimit(page.limit ?? 1_000))
+    .$castTo<RunTask>()
   return rowsOf(db, query)
 }

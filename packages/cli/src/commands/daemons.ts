@@ -1,0 +1,67 @@
+/**
+ * `leasehold runner` and `leasehold monitor`: this process becomes the daemon.
+ *
+ * Only translates options; the daemon reads the environment, checks its configuration and decides.
+ */
+import { existsSync } from 'node:fs'
+import { resolve } from 'node:path'
+import type { Command } from 'commander'
+import type { Context } from '../context.ts'
+import { exitCodes, type ExitCode } from '../exit-codes.ts'
+import { wholeNumber } from '../options.ts'
+import { become } from '../processes/become.ts'
+import { monitorEntry, runnerEntry } from '../processes/entries.ts'
+
+interface RunnerOptions {
+  readonly stage?: string[]
+  readonly module?: string
+  readonly slot?: string
+  readonly concurrency?: number
+  readonly run?: string
+}
+
+/** Adds the commands to the program. */
+export function addDaemonCommands(program: Command, context: Context): void {
+  program
+    .command('runner')
+    .description(
+      'work on stages until it is stopped: the first SIGTERM or Ctrl-C drains, the second stops now',
+    )
+    .option('--stage <stages...>', 'the stages to serve (default: all of the module)')
+    .option('--module <file|package>', 'where the stages are defined (default: the lead pipeline)')
+    .option('--slot <slot>', 'its stable name: a process that takes it over frees what the earlier one held')
+    .option('--concurrency <n>', 'tasks at once', wholeNumber(1, 10_000))
+    .option('--run <run>', 'only tasks of this run (default: RUN_FILTER_ID)')
+    .action(async (options: RunnerOptions) => {
+      context.exitCode = toExitCode(await become(runnerEntry, runnerArguments(options), context.environment))
+    })
+  program
+    .command('monitor')
+    .description('watch: release what dead workers hold, notice what is wrong, send mail (see SMTP_*)')
+    .action(async () => {
+      context.exitCode = toExitCode(await become(monitorEntry, [], context.environment))
+    })
+}
+
+/** The runner daemon's own arguments; also used by `dev`. */
+export function runnerArguments(options: RunnerOptions): string[] {
+  return [
+    ...(options.stage ?? []).flatMap((stage) => ['--stage', stage]),
+    ...(options.module === undefined ? [] : ['--module', locateModule(options.module)]),
+    ...(options.slot === undefined ? [] : ['--slot', options.slot]),
+    ...(options.concurrency === undefined ? [] : ['--concurrency', String(options.concurrency)]),
+    ...(options.run === undefined ? [] : ['--run', options.run]),
+  ]
+}
+
+/** A file is named from where the command was typed; what is no file is a package. */
+function locateModule(module: string): string {
+  const path = resolve(module)
+  return existsSync(path) ? path : module
+}
+
+/** Daemons end with 0, 1 or 2 and mean the same by it. */
+function toExitCode(code: number): ExitCode {
+  if (code === exitCodes.ok || code === exitCodes.usage) return code
+  return exitCodes.failed
+}

@@ -1,0 +1,92 @@
+/**
+ * `leasehold dev`: everything in one terminal: database, schema, monitor, and a runner for each stage.
+ *
+ * Invariant: what it started ends with it, in order: runners drain, then the monitor, then the embedded server. A database
+ * named by DATABASE_URL, or an embedded one that ran already, is left running.
+ */
+import { hostname } from 'node:os'
+import { resolveDatabase } from '@leasehold/postgres'
+import { onShutdown, readConfig } from '@leasehold/service'
+import type { Command } from 'commander'
+import type { Context } from '../context.ts'
+import { exitCodes } from '../exit-codes.ts'
+import { withoutPasswords } from '../failure.ts'
+import { leadStageNames, migrateAll } from '../pipeline.ts'
+import { monitorEntry, runnerEntry } from '../processes/entries.ts'
+import { Fleet, type Member } from '../processes/fleet.ts'
+import { runnerArguments } from './daemons.ts'
+
+interface DevOptions {
+  readonly module?: string
+  readonly stage?: string[]
+  readonly restart: boolean
+}
+
+/** Adds the command to the program. */
+export function addDev(program: Command, context: Context): void {
+  program
+    .command('dev')
+    .description('database, monitor and runners in one terminal; Ctrl-C drains')
+    .option('--module <file|package>', 'your stages instead of the lead pipeline’s, served by one runner')
+    .option('--stage <stages...>', 'only these stages, a runner for each')
+    .option('--no-restart', 'leave a process that died down, to watch what the others do about it')
+    .action((options: DevOptions) => dev(context, options))
+}
+
+async function dev(context: Context, options: DevOptions): Promise<void> {
+  const { terminal, environment } = context
+  const config = readConfig(environment, 'monitor')
+  const database = await resolveDatabase({
+    databaseUrl: config.database.url ?? undefined,
+    dataDir: config.database.dataDir,
+    log: (event) => terminal.out(event),
+  })
+  const fleets: Fleet[] = []
+  let signals = 0
+  const stop = (): void => {
+    signals += 1
+    if (signals === 1) terminal.note('draining; press Ctrl-C again to stop at once')
+    // The monitor ends last: it watches while the runners drain.
+    for (const fleet of signals === 1 ? fleets.slice(0, 1) : fleets) fleet.stop()
+  }
+  const unwatch = onShutdown({ drain: stop, stopNow: stop })
+  process.on('SIGHUP', stop)
+  try {
+    const applied = (await migrateAll(database.url)).flatMap((set) => set.applied)
+    terminal.out(`database ${withoutPasswords(database.url)}${applied.length > 0 ? ', migrated' : ''}`)
+    if (signals > 0) return
+    const forChildren = { terminal, environment: { ...environment, DATABASE_URL: database.url } }
+    const runners = new Fleet(runnerMembers(options), { ...forChildren, restart: options.restart })
+    const monitor = new Fleet([{ name: 'monitor', entry: monitorEntry, args: [] }], {
+      ...forChildren,
+      restart: options.restart,
+    })
+    fleets.push(runners, monitor)
+    const monitorEnded = monitor.ended.then((misconfigured) => {
+      if (misconfigured) runners.stop()
+      return misconfigured
+    })
+    const misconfigured = await runners.ended
+    monitor.stop()
+    if ((await monitorEnded) || misconfigured) context.exitCode = exitCodes.usage
+  } finally {
+    process.off('SIGHUP', stop)
+    unwatch()
+    await database.stop()
+  }
+}
+
+function runnerMembers({ module, stage }: DevOptions): Member[] {
+  const host = hostname().slice(0, 40)
+  const member = (name: string, stages: string[]): Member => ({
+    name,
+    entry: runnerEntry,
+    args: runnerArguments({
+      stage: stages,
+      slot: `${name}@${host}`,
+      ...(module !== undefined && { module }),
+    }),
+  })
+  if (stage !== undefined) return stage.map((name) => member(name, [name]))
+  return module === undefined ? leadStageNames.map((name) => member(name, [name])) : [member('runner', [])]
+}

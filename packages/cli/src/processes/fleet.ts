@@ -1,0 +1,113 @@
+/**
+ * Several daemons as children of one terminal: started, prefixed, restarted when they die, drained in order.
+ *
+ * Invariant: when `ended` settles, no child is left. Children have sessions of their own, so that Ctrl-C reaches this
+ * process alone and each child is asked exactly once to drain. A wrong configuration (exit code 2) is never restarted.
+ * Production has systemd for this; see systemd/.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { createInterface } from 'node:readline'
+import type { Readable } from 'node:stream'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Environment } from '@leasehold/service'
+import { exitCodes } from '../exit-codes.ts'
+import type { Terminal } from '../terminal/terminal.ts'
+import { definedOnly, nodeArguments } from './become.ts'
+import { readableLine } from './log-lines.ts'
+
+/** One daemon to keep running. */
+export interface Member {
+  /** Shown before each of its lines. */
+  readonly name: string
+  readonly entry: URL
+  readonly args: readonly string[]
+}
+
+export interface FleetOptions {
+  readonly terminal: Terminal
+  readonly environment: Environment
+  /** Start a member that died again, after 1 s, 2 s … 30 s. */
+  readonly restart: boolean
+}
+
+const colours = ['cyan', 'magenta', 'blue', 'yellow', 'green'] as const
+const healthyAfterMs = 60_000
+
+/** A running group of daemons. */
+export class Fleet {
+  /** Settles when every member has ended for good: true when one of them was wrongly configured. */
+  readonly ended: Promise<boolean>
+  private readonly options: FleetOptions
+  private readonly running = new Map<Member, ChildProcess>()
+  private readonly stopping = new AbortController()
+  private readonly width: number
+  private misconfigured = false
+
+  constructor(members: readonly Member[], options: FleetOptions) {
+    this.options = options
+    this.width = Math.max(...members.map((member) => member.name.length))
+    const lives = members.map((member, index) => this.keep(member, colours[index % colours.length] ?? 'cyan'))
+    this.ended = Promise.all(lives).then(() => this.misconfigured)
+  }
+
+  /** Asks every member to end: the first call to drain, the second to stop now. */
+  stop(): void {
+    this.stopping.abort()
+    for (const child of this.running.values()) child.kill('SIGTERM')
+  }
+
+  /** Runs one member until it has ended for good. */
+  private async keep(member: Member, colour: (typeof colours)[number]): Promise<void> {
+    const { terminal, restart } = this.options
+    const prefix = `${terminal.paint(colour, member.name.padEnd(this.width))} | `
+    let pauseMs = 1_000
+    for (;;) {
+      const startedAt = performance.now()
+      const { code, how } = await this.runOnce(member, prefix)
+      if (performance.now() - startedAt > healthyAfterMs) pauseMs = 1_000
+      if (code === exitCodes.usage) {
+        this.misconfigured = true
+        terminal.out(`${prefix}is wrongly configured; everything stops`)
+        this.stop()
+        return
+      }
+      if (this.stopping.signal.aborted || code === 0) {
+        terminal.out(`${prefix}ended`)
+        return
+      }
+      if (!restart) {
+        terminal.out(`${prefix}${how} and stays down`)
+        return
+      }
+      terminal.out(`${prefix}${how}; it is started again in ${pauseMs / 1_000} s`)
+      await delay(pauseMs, undefined, { signal: this.stopping.signal }).catch(() => {})
+      if (this.stopping.signal.aborted) return
+      pauseMs = Math.min(pauseMs * 2, 30_000)
+    }
+  }
+
+  private async runOnce(member: Member, prefix: string): Promise<{ code: number | null; how: string }> {
+    const { terminal, environment } = this.options
+    const child = spawn(process.execPath, [...nodeArguments(member.entry), ...member.args], {
+      env: definedOnly(environment),
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
+    })
+    this.running.set(member, child)
+    const end = new Promise<{ code: number | null; how: string }>((ended) => {
+      child.once('error', (error) => ended({ code: null, how: `cannot be started: ${error.message}` }))
+      child.once('close', (code, signal) =>
+        ended({ code, how: signal === null ? `ended with code ${code}` : `was ended by ${signal}` }),
+      )
+    })
+    if (child.pid !== undefined) terminal.out(`${prefix}started, pid ${child.pid}`)
+    const show = (line: string): void => terminal.out(`${prefix}${readableLine(terminal, line)}`)
+    await Promise.all([eachLine(child.stdout, show), eachLine(child.stderr, show), end])
+    this.running.delete(member)
+    return end
+  }
+}
+
+async function eachLine(stream: Readable, show: (line: string) => void): Promise<void> {
+  for await (const line of createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY })) show(line)
+}

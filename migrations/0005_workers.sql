@@ -174,6 +174,30 @@ begin
 end
 $$;
 
+-- Gives back leases of a live worker that it knows nothing of: an exchange whose answer was lost on the way may have
+-- claimed tasks which nobody runs, and the worker's beats would keep them leased. p_known are all tasks the worker holds.
+-- leases → ready without counting. The worker row is locked, not shared, so that an exchange of this worker which is
+-- still under way ends first and what it claimed is seen; the caller starts none meanwhile. Returns the ids given back,
+-- null when the worker is not live (nothing was looked at). Past its deadline a lease is left to expire_deadlines.
+create function leasehold.return_strays(p_worker uuid, p_known bigint[]) returns bigint[]
+  language plpgsql security definer
+  set search_path = pg_catalog, leasehold, pg_temp
+as $$
+declare
+  v_strays jsonb;
+begin
+  perform from leasehold.workers w
+  where w.id = p_worker and w.ended_at is null and w.expires_at > leasehold.clock() for update;
+  if not found then
+    return null;
+  end if;
+  select jsonb_agg(jsonb_build_object('task_id', l.task_id, 'fence', l.fence, 'outcome', 'release')) into v_strays
+  from leasehold.leases l
+  where l.worker_id = p_worker and not exists (select from unnest(p_known) as k(task_id) where k.task_id = l.task_id);
+  return case when v_strays is null then '{}' else coalesce(leasehold.settle_endings(p_worker, v_strays), '{}') end;
+end
+$$;
+
 -- The moment before which nothing is released: one TTL after the server started, so that workers which could not beat
 -- while it was away get to. A gap of the monitor is the monitor's to respect: see monitor_tick.
 create function leasehold.release_grace_until(p_ttl interval) returns timestamptz

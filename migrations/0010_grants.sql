@@ -32,7 +32,7 @@ begin
     select p.oid::regprocedure as signature from pg_catalog.pg_proc p
     where p.pronamespace = 'leasehold'::regnamespace and p.proname in (
       'exchange', 'claim', 'settle', 'release', 'heartbeat', 'leave', 'register_worker', 'register_stage', 'write_notes',
-      'release_dead_workers', 'advance_floors', 'monitor_silence', 'process_nudges', 'promote_due')
+      'return_strays', 'release_dead_workers', 'advance_floors', 'monitor_silence', 'process_nudges', 'promote_due')
   loop
     execute pg_catalog.format('grant execute on function %s to leasehold_worker', v_object.signature);
   end loop;

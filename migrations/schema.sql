@@ -12,11 +12,13 @@ create table leasehold.alerts (
   subject text not null,
   body text not null,
   created_at timestamp with time zone default leasehold.clock() not null,
+  next_try_at timestamp with time zone default leasehold.clock() not null,
+  claimed_until timestamp with time zone,
   sent_at timestamp with time zone,
   tries integer default 0 not null,
   last_error text,
   constraint alerts_pkey PRIMARY KEY (id),
-  constraint alert_subject_is_one_line CHECK ((subject !~ '[\n\r]'::text))
+  constraint alert_subject_is_one_line CHECK ((subject !~ '[[:cntrl:]]'::text))
 );
 CREATE INDEX alerts_unsent ON leasehold.alerts USING btree (id) WHERE (sent_at IS NULL);
 
@@ -79,6 +81,7 @@ create table leasehold.incidents (
   constraint incidents_pkey PRIMARY KEY (id),
   constraint incident_kind_is_known CHECK ((kind = ANY (ARRAY['worker_dead'::text, 'worker_wedged'::text, 'stage_without_worker'::text, 'workers_missing'::text, 'task_quarantined'::text, 'monitor_silent'::text, 'mail_undeliverable'::text])))
 );
+CREATE INDEX incidents_by_subject ON leasehold.incidents USING btree (kind, subject);
 CREATE INDEX incidents_by_time ON leasehold.incidents USING btree (opened_at);
 CREATE UNIQUE INDEX one_open_incident_per_subject ON leasehold.incidents USING btree (kind, subject) WHERE (resolved_at IS NULL);
 
@@ -104,6 +107,13 @@ create table leasehold.locks (
   constraint locks_pkey PRIMARY KEY (name)
 );
 
+create table leasehold.monitor_gaps (
+  id bigint generated always as identity not null,
+  ended_at timestamp with time zone not null,
+  lasted interval not null,
+  constraint monitor_gaps_pkey PRIMARY KEY (id)
+);
+
 create table leasehold.monitors (
   id uuid not null,
   host text not null,
@@ -113,7 +123,9 @@ create table leasehold.monitors (
   started_at timestamp with time zone not null,
   ticked_at timestamp with time zone not null,
   ticks bigint default 0 not null,
-  constraint monitors_pkey PRIMARY KEY (id)
+  stopped_at timestamp with time zone,
+  constraint monitors_pkey PRIMARY KEY (id),
+  constraint monitor_interval_is_positive CHECK ((interval_ms > 0))
 ) with (fillfactor=50);
 
 create table leasehold.nudges (
@@ -1038,11 +1050,14 @@ begin
     delete from leasehold.ready r where r.ctid = any (array(select p.rid from picked p))
     returning r.task_id, r.failures, r.crashes, r.concurrency_key
   ), claimed as materialized (
-    select t.id, k.failures, k.crashes, k.concurrency_key, t.run_id, t.key, t.timeout, t.payload::text as payload,
-      case when t.run_id is null and t.key is null and t.title is null and t.meta is null and t.timeout is null
-          and t.max_attempts is null and t.concurrency_key is null and k.crashes = 0
-        then null else leasehold.task_extra(t, k.crashes) end as extra
-    from taken k join leasehold.tasks t on t.id = k.task_id
+    select t.id, k.failures, k.crashes, k.concurrency_key, t.run_id, t.key, t.timeout, t.payload, t.extra
+    from taken k
+    cross join lateral (
+      select x.id, x.run_id, x.key, x.timeout, x.payload::text as payload,
+        case when x.run_id is null and x.key is null and x.title is null and x.meta is null and x.timeout is null
+            and x.max_attempts is null and x.concurrency_key is null and k.crashes = 0
+          then null else leasehold.task_extra(x, k.crashes) end as extra
+      from leasehold.tasks x where x.id = k.task_id limit 1) t
   ), leased as (
     insert into leasehold.leases (task_id, fence, worker_id, leased_at, deadline_at, attempt, crashes, stage, run_id, key, concurrency_key)
     select c.id, v_fence, p_worker, v_now, v_now + coalesce(c.timeout, p_timeout), c.failures + 1, c.crashes, p_stage,
@@ -1132,45 +1147,66 @@ CREATE OR REPLACE FUNCTION leasehold.current_conditions(p_wedge interval, p_lone
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  with live as (
-    select w.* from leasehold.workers w where w.ended_at is null and w.expires_at > leasehold.clock()
+  with seen as (
+    select w.*, w.ended_at is null and w.expires_at > leasehold.clock() as live
+    from leasehold.workers w where w.ended_at is null or w.ended_at > leasehold.clock() - interval '1 day'
+  ), by_stage as (
+    select u.stage, count(*) filter (where w.live) as live_workers,
+      count(distinct w.slot) filter (where w.live or coalesce(w.ended_at, w.expires_at) > leasehold.clock() - p_lonely)
+        as recent_slots,
+      -- A dead worker counts until it was released: its death is news of its own.
+      max(coalesce(w.ended_at, w.expires_at)) as last_live, max(w.beat_at) as last_seen
+    from seen w cross join lateral unnest(w.stages) as u(stage) group by 1
   ), stage_work as (
-    select s.name, s.expected_workers,
-      (select count(*) from live w where s.name = any (w.stages)) as live_workers,
-      least(
-        (select t.submitted_at from leasehold.ready r join leasehold.tasks t on t.id = r.task_id
-         where r.stage = s.name order by r.lane desc, r.position limit 1),
+    select s.name, s.expected_workers, s.registered_at, b.last_live, b.last_seen,
+      coalesce(b.live_workers, 0) as live_workers, coalesce(b.recent_slots, 0) as recent_slots,
+      case when coalesce(b.live_workers, 0) = 0 then least(
+        (select min(greatest(t.submitted_at, t.run_at)) from generate_series(0, 11) as g(lane)
+         cross join lateral (
+           select r.task_id from leasehold.ready r
+           where r.stage = s.name and r.lane = g.lane::smallint
+             and r.position >= coalesce((select f.floor from leasehold.floors f
+               where f.stage = s.name and f.lane = g.lane::smallint order by f.floor desc limit 1), 0)
+           order by r.position limit 1) first
+         join leasehold.tasks t on t.id = first.task_id),
         (select n.run_at from leasehold.scheduled n where n.stage = s.name order by n.run_at limit 1),
-        (select min(q.waiting_since) from (
-           select w.waiting_since from leasehold.waiting w where w.stage = s.name and not w.for_parents limit 1) q)
-      ) as oldest,
-      (select max(w.beat_at) from leasehold.workers w where s.name = any (w.stages)) as last_seen
-    from leasehold.stages s
+        (select w.waiting_since from leasehold.waiting w where w.stage = s.name and not w.for_parents
+         order by w.concurrency_key limit 1)
+      ) end as oldest
+    from leasehold.stages s left join by_stage b on b.stage = s.name
     where s.paused_until is null or s.paused_until <= leasehold.clock()
+  ), lonely as (
+    select s.* from stage_work s
+    where s.live_workers = 0 and greatest(s.oldest, s.last_live) < leasehold.clock() - p_lonely and s.oldest is not null
   )
+  -- The last beat tells how old the loop's turn was then; a worker that is silent as well is not wedged but about to be dead.
   select 'worker_wedged', w.id::text,
-    'worker ' || w.slot || ' beats but its main loop has not turned for '
-      || date_trunc('second', leasehold.clock() - w.loop_at)::text,
-    jsonb_build_object('worker_id', w.id, 'slot', w.slot, 'stages', w.stages, 'host', w.host, 'pid', w.pid, 'loop_at', w.loop_at)
-  from live w where w.loop_at < leasehold.clock() - p_wedge
+    'worker ' || w.slot || ' beats but its main loop has not turned for ' || date_trunc('second', w.beat_at - w.loop_at)::text,
+    jsonb_build_object('worker_id', w.id, 'slot', w.slot, 'stages', w.stages, 'host', w.host, 'pid', w.pid,
+      'loop_at', w.loop_at, 'stands_still_s', round(extract(epoch from w.beat_at - w.loop_at)::numeric, 1), 'running', w.running)
+  from seen w where w.live and w.beat_at - w.loop_at > p_wedge
   union all
   select 'stage_without_worker', s.name,
     'stage ' || s.name || ' has work and no live worker',
     jsonb_build_object('stage', s.name, 'oldest', s.oldest, 'last_worker_seen', s.last_seen)
-  from stage_work s where s.live_workers = 0 and s.oldest < leasehold.clock() - p_lonely
+  from lonely s
   union all
   select 'workers_missing', s.name,
     'stage ' || s.name || ' has ' || s.live_workers || ' of ' || s.expected_workers || ' expected workers',
     jsonb_build_object('stage', s.name, 'live', s.live_workers, 'expected', s.expected_workers)
-  from stage_work s where s.live_workers < s.expected_workers and not (s.live_workers = 0 and coalesce(s.oldest < leasehold.clock() - p_lonely, false))
+  from stage_work s
+  where s.recent_slots < s.expected_workers and s.registered_at < leasehold.clock() - p_lonely
+    and s.name not in (select l.name from lonely l)
   union all
   select 'monitor_silent', m.id::text,
     'monitor on ' || m.host || ' (pid ' || coalesce(m.pid::text, '?') || ') has not ticked for ' || date_trunc('second', leasehold.clock() - m.ticked_at)::text,
-    jsonb_build_object('monitor_id', m.id, 'host', m.host, 'ticked_at', m.ticked_at)
+    jsonb_build_object('monitor_id', m.id, 'host', m.host, 'pid', m.pid, 'ticked_at', m.ticked_at, 'interval_ms', m.interval_ms)
   from leasehold.monitors m
-  where m.ticked_at < leasehold.clock() - greatest(p_silent, m.interval_ms * 3 * interval '1 millisecond')
+  where m.stopped_at is null
+    and m.ticked_at < leasehold.clock() - greatest(p_silent, m.interval_ms * 3 * interval '1 millisecond')
     and m.ticked_at > leasehold.clock() - interval '1 day'
-    and not exists (select from leasehold.monitors n where n.host = m.host and n.started_at > m.started_at)
+    -- Started again on its host: that process watches in its place.
+    and not exists (select from leasehold.monitors n where n.host = m.host and n.started_at > m.ticked_at)
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.drain_slot(slot text)
@@ -1384,7 +1420,8 @@ begin
       coalesce(e.run_at > v_now, false) as later
     from unnest(p_task_ids, p_failures, p_crashes, p_run_ats) with ordinality
       as e(task_id, failures, crashes, run_at, nr)
-    join leasehold.tasks t on t.id = e.task_id
+    cross join lateral (
+      select t.id, t.stage, t.priority, t.concurrency_key from leasehold.tasks t where t.id = e.task_id limit 1) t
     join leasehold.stages s on s.name = t.stage
     order by e.nr
   ), into_scheduled as (
@@ -1795,7 +1832,7 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer)
+CREATE OR REPLACE FUNCTION leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer, p_away interval DEFAULT '00:00:00'::interval)
  RETURNS interval
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -1804,13 +1841,33 @@ AS $function$
 declare
   v_now timestamptz := leasehold.clock();
   v_silent interval;
+  v_gap interval;
 begin
   select v_now - max(m.ticked_at) into v_silent from leasehold.monitors m;
+  v_gap := case
+    when v_silent is null then interval '1 day' -- the longest TTL there is
+    when v_silent > p_interval_ms * 2 * interval '1 millisecond' then v_silent
+    else least(p_away, v_silent)
+  end;
+  if v_gap > interval '0' then
+    insert into leasehold.monitor_gaps (ended_at, lasted) values (v_now, v_gap);
+  end if;
   insert into leasehold.monitors as m (id, host, pid, version, interval_ms, started_at, ticked_at, ticks)
   values (p_monitor, p_host, p_pid, p_version, p_interval_ms, v_now, v_now, 1)
-  on conflict (id) do update set ticked_at = v_now, ticks = m.ticks + 1;
-  delete from leasehold.monitors m where m.ticked_at < v_now - interval '7 days';
+  on conflict (id) do update set ticked_at = v_now, ticks = m.ticks + 1, stopped_at = null;
   return v_silent;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.monitor_leave(p_monitor uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  update leasehold.monitors m set stopped_at = leasehold.clock() where m.id = p_monitor;
+  return found;
 end
 $function$;
 
@@ -1823,108 +1880,75 @@ AS $function$
   select leasehold.clock() - max(m.ticked_at) from leasehold.monitors m
 $function$;
 
-CREATE OR REPLACE FUNCTION leasehold.monitor_tick(p_release boolean, p_wedge interval, p_lonely interval, p_silent interval)
- RETURNS TABLE(looked boolean, dead_workers jsonb, opened jsonb, resolved jsonb)
+CREATE OR REPLACE FUNCTION leasehold.monitor_tick(p_wedge interval, p_lonely interval, p_silent interval DEFAULT '00:00:30'::interval, p_budget interval DEFAULT '00:00:10'::interval)
+ RETURNS TABLE(looked boolean, unfinished boolean, opened jsonb, resolved jsonb)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
 #variable_conflict use_column
 declare
-  v_worker record;
   v_now timestamptz := leasehold.clock();
-  v_opened bigint[] := '{}';
+  v_started timestamptz := clock_timestamp();
+  v_opened bigint[];
+  v_gone bigint[];
   v_conditions jsonb;
-  v_id bigint;
+  v_count integer;
 begin
+  opened := '[]'; resolved := '[]'; unfinished := false;
   perform from leasehold.locks where name = 'monitor' for update skip locked;
-  if not found then
-    return query select false, '[]'::jsonb, '[]'::jsonb, '[]'::jsonb;
+  looked := found;
+  if not looked then
+    return next;
     return;
   end if;
 
-  if p_release then
-    for v_worker in select * from leasehold.release_dead_workers(1000) loop
-      v_id := leasehold.open_incident('worker_dead', v_worker.worker_id::text,
-        'worker ' || v_worker.slot || ' died', jsonb_build_object(
-          'worker_id', v_worker.worker_id, 'slot', v_worker.slot, 'stages', v_worker.stages, 'host', v_worker.host,
-          'pid', v_worker.pid, 'last_seen', v_worker.beat_at, 'silent_s', round(extract(epoch from v_worker.silent)::numeric, 1),
-          'released', coalesce(to_jsonb(v_worker.released[1:100]), '[]'), 'released_count', coalesce(cardinality(v_worker.released), 0),
-          'quarantined', coalesce(to_jsonb(v_worker.quarantined[1:100]), '[]')));
-      if v_id is not null then
-        v_opened := v_opened || v_id;
-      end if;
-    end loop;
+  loop
+    select count(*) into v_count from leasehold.release_dead_workers(50);
+    exit when v_count < 50;
+    unfinished := clock_timestamp() > v_started + p_budget;
+    exit when unfinished;
+  end loop;
+  -- A worker that could not settle because the database was away gets a minute to do so.
+  if leasehold.release_grace_until(interval '1 minute') < v_now then
     perform leasehold.expire_deadlines();
   end if;
   perform leasehold.process_nudges(array(select s.name from leasehold.stages s), 1000);
 
-  -- Workers that a runner released or a successor superseded were not seen dying here: they get their incident too.
-  for v_worker in
-    select w.* from leasehold.workers w
-    where w.ended_at > v_now - interval '1 day' and w.end_reason = 'lost'
-      and not exists (select from leasehold.incidents i where i.kind = 'worker_dead' and i.subject = w.id::text)
-  loop
-    v_id := leasehold.open_incident('worker_dead', v_worker.id::text, 'worker ' || v_worker.slot || ' died',
-      (select jsonb_build_object(
-        'worker_id', v_worker.id, 'slot', v_worker.slot, 'stages', v_worker.stages, 'host', v_worker.host, 'pid', v_worker.pid,
-        'last_seen', v_worker.beat_at, 'silent_s', round(extract(epoch from v_worker.ended_at - v_worker.beat_at)::numeric, 1),
-        'released', coalesce(jsonb_agg(a.task_id) filter (where a.outcome = 'lost'), '[]'),
-        'released_count', count(*) filter (where a.outcome = 'lost'),
-        'quarantined', coalesce(jsonb_agg(a.task_id) filter (where a.outcome = 'dead'), '[]'))
-       from (select a.task_id, a.outcome from leasehold.attempts a
-             where a.ended_at >= v_worker.ended_at and a.ended_at <= v_worker.ended_at + interval '1 second'
-               and a.worker_id = v_worker.id and a.outcome in ('lost', 'dead') limit 100) a));
-    if v_id is not null then
-      v_opened := v_opened || v_id;
-    end if;
-  end loop;
-
-  for v_worker in
-    select a.task_id, t.stage, a.error from leasehold.attempts a join leasehold.tasks t on t.id = a.task_id
-    where a.outcome = 'dead' and a.ended_at > v_now - interval '1 day' and a.error ->> 'code' = 'quarantined'
-      and not exists (select from leasehold.incidents i where i.kind = 'task_quarantined' and i.subject = a.task_id::text)
-  loop
-    v_id := leasehold.open_incident('task_quarantined', v_worker.task_id::text,
-      'task ' || v_worker.task_id || ' of stage ' || v_worker.stage || ' killed its worker too often and was set aside',
-      jsonb_build_object('task_id', v_worker.task_id, 'stage', v_worker.stage, 'error', v_worker.error));
-    if v_id is not null then
-      v_opened := v_opened || v_id;
-    end if;
-  end loop;
-
+  v_opened := leasehold.open_deaths();
   select coalesce(jsonb_agg(to_jsonb(c)), '[]') into v_conditions
   from leasehold.current_conditions(p_wedge, p_lonely, p_silent) c;
-  for v_worker in
-    select * from jsonb_to_recordset(v_conditions) as c(kind text, subject text, summary text, details jsonb)
-  loop
-    v_id := leasehold.open_incident(v_worker.kind, v_worker.subject, v_worker.summary, v_worker.details);
-    if v_id is not null then
-      v_opened := v_opened || v_id;
-    end if;
-  end loop;
+  v_opened := v_opened || array(
+    select o.id from (
+      select leasehold.open_incident(c.kind, c.subject, c.summary, c.details) as id
+      from jsonb_to_recordset(v_conditions) as c(kind text, subject text, summary text, details jsonb)) o
+    where o.id is not null);
 
-  return query
   with gone as (
     update leasehold.incidents i set resolved_at = v_now
     where i.resolved_at is null and not i.id = any (v_opened) and case i.kind
-      -- A death is over when its slot lives again, or its stages have other live workers, or after a day.
+      -- A death is over when its slot lives again, or each of its stages has a live worker, or after a day.
       when 'worker_dead' then
-        exists (select from leasehold.workers w where w.ended_at is null and w.expires_at > v_now
-          and (w.slot = i.details ->> 'slot' or w.stages @> array(select jsonb_array_elements_text(i.details -> 'stages'))))
+        exists (select from leasehold.workers w
+          where w.slot = i.details ->> 'slot' and w.ended_at is null and w.expires_at > v_now)
+        or not exists (select from jsonb_array_elements_text(i.details -> 'stages') as u(stage)
+          where not exists (select from leasehold.workers w
+            where w.ended_at is null and w.expires_at > v_now and u.stage = any (w.stages)))
         or i.opened_at < v_now - interval '1 day'
       when 'task_quarantined' then coalesce(leasehold.final_outcome(i.subject::bigint), '') <> 'dead'
       when 'mail_undeliverable' then not exists (select from leasehold.alerts a where a.sent_at is null and a.tries > 0)
       else not exists (
         select from jsonb_to_recordset(v_conditions) as c(kind text, subject text) where c.kind = i.kind and c.subject = i.subject)
     end
-    returning i.*
+    returning i.id
   )
-  select true,
-    coalesce((select jsonb_agg(i.details || jsonb_build_object('incident_id', i.id) order by i.id)
-      from leasehold.incidents i where i.id = any (v_opened) and i.kind = 'worker_dead'), '[]'),
-    coalesce((select jsonb_agg(to_jsonb(i) order by i.id) from leasehold.incidents i where i.id = any (v_opened)), '[]'),
-    coalesce((select jsonb_agg(to_jsonb(g) order by g.id) from gone g), '[]');
+  select array_agg(g.id) into v_gone from gone g;
+
+  select coalesce(jsonb_agg(to_jsonb(i) || jsonb_build_object('id', i.id::text) order by i.id), '[]') into opened
+  from leasehold.incidents i where i.id = any (v_opened);
+  select coalesce(jsonb_agg(to_jsonb(i) || jsonb_build_object('id', i.id::text) order by i.id), '[]') into resolved
+  from leasehold.incidents i where i.id = any (v_gone);
+  return next;
 end
 $function$;
 
@@ -1937,6 +1961,57 @@ AS $function$
   insert into leasehold.nudges (stage, concurrency_key)
   select distinct t.stage, t.concurrency_key
   from leasehold.tasks t where t.id = any (p_task_ids) and t.concurrency_key is not null
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.open_deaths(p_limit integer DEFAULT 1000)
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_opened bigint[];
+begin
+  with died as materialized (
+    select w.* from leasehold.workers w
+    where w.ended_at > v_now - interval '1 day' and w.end_reason in ('lost', 'superseded')
+      and not exists (select from leasehold.incidents i where i.kind = 'worker_dead' and i.subject = w.id::text)
+    order by w.ended_at, w.id limit p_limit
+  ), held as materialized (
+    select d.id as worker_id, a.task_id, a.outcome = 'dead' as quarantined, t.stage, t.title, a.error
+    from died d
+    join leasehold.attempts a on a.ended_at = d.ended_at and a.worker_id = d.id and a.outcome in ('lost', 'dead')
+    join leasehold.tasks t on t.id = a.task_id
+  ), opened as (
+    insert into leasehold.incidents (kind, subject, opened_at, summary, details)
+    select 'worker_dead', d.id::text, v_now, 'worker ' || d.slot || ' died', jsonb_build_object(
+      'worker_id', d.id, 'slot', d.slot, 'stages', d.stages, 'host', d.host, 'pid', d.pid, 'end', d.end_reason,
+      'last_seen', d.beat_at, 'ended_at', d.ended_at, 'silent_s', round(extract(epoch from v_now - d.beat_at)::numeric, 1),
+      'held', h.tasks, 'released_count', h.released, 'quarantined_count', h.quarantined,
+      'unserved', (select coalesce(jsonb_agg(u.stage), '[]') from unnest(d.stages) as u(stage)
+        where not exists (select from leasehold.workers w
+          where w.ended_at is null and w.expires_at > v_now and u.stage = any (w.stages))))
+    from died d cross join lateral (
+      select count(*) filter (where not x.quarantined) as released, count(*) filter (where x.quarantined) as quarantined,
+        coalesce(jsonb_agg(jsonb_build_object('task_id', x.task_id::text, 'stage', x.stage, 'title', left(x.title, 200),
+          'quarantined', x.quarantined) order by x.task_id) filter (where x.nr <= 100), '[]') as tasks
+      from (select h.*, row_number() over (order by h.quarantined desc, h.task_id) as nr
+            from held h where h.worker_id = d.id) x) h
+    on conflict (kind, subject) where resolved_at is null do nothing
+    returning id
+  ), quarantined as (
+    insert into leasehold.incidents (kind, subject, opened_at, summary, details)
+    select 'task_quarantined', h.task_id::text, v_now,
+      'task ' || h.task_id || ' of stage ' || h.stage || ' killed its worker too often and was set aside',
+      jsonb_build_object('task_id', h.task_id::text, 'stage', h.stage, 'title', left(h.title, 200), 'error', h.error)
+    from held h where h.quarantined
+    on conflict (kind, subject) where resolved_at is null do nothing
+    returning id
+  )
+  select array_agg(x.id order by x.id) into v_opened from (select id from opened union all select id from quarantined) x;
+  return coalesce(v_opened, '{}');
+end
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.open_incident(p_kind text, p_subject text, p_summary text, p_details jsonb DEFAULT '{}'::jsonb)
@@ -2219,7 +2294,8 @@ CREATE OR REPLACE FUNCTION leasehold.release_grace_until(p_ttl interval)
  STABLE
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  select pg_catalog.pg_postmaster_start_time() + p_ttl
+  select greatest(pg_catalog.pg_postmaster_start_time(),
+    (select max(g.ended_at) from leasehold.monitor_gaps g where g.lasted >= p_ttl / 2)) + p_ttl
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.resume_stage(name text)
@@ -2279,6 +2355,27 @@ begin
   end if;
   perform leasehold.enter(array[v_task.id], array[0]::smallint[], array[0]::smallint[], null, false);
   return true;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.return_strays(p_worker uuid, p_known bigint[])
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_strays jsonb;
+begin
+  perform from leasehold.workers w
+  where w.id = p_worker and w.ended_at is null and w.expires_at > leasehold.clock() for update;
+  if not found then
+    return null;
+  end if;
+  select jsonb_agg(jsonb_build_object('task_id', l.task_id, 'fence', l.fence, 'outcome', 'release')) into v_strays
+  from leasehold.leases l
+  where l.worker_id = p_worker and not exists (select from unnest(p_known) as k(task_id) where k.task_id = l.task_id);
+  return case when v_strays is null then '{}' else coalesce(leasehold.settle_endings(p_worker, v_strays), '{}') end;
 end
 $function$;
 
@@ -2465,25 +2562,34 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION leasehold.sample_depths()
+CREATE OR REPLACE FUNCTION leasehold.sample_depths(p_share real DEFAULT 0.02)
  RETURNS interval
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
 declare
+  v_now timestamptz := leasehold.clock();
   v_started timestamptz := clock_timestamp();
+  v_last record;
 begin
+  select x.at, max(x.took) as took into v_last from leasehold.stage_samples x
+  where x.at = (select max(y.at) from leasehold.stage_samples y) group by 1;
+  if v_now < v_last.at + greatest(interval '50 seconds', v_last.took / p_share) then
+    return null;
+  end if;
+  with counted as materialized (
+    select s.name, coalesce(r.n, 0) as ready, coalesce(d.n, 0) as scheduled, coalesce(w.n, 0) as waiting, coalesce(l.n, 0) as running
+    from leasehold.stages s
+    left join (select stage, count(*) n from leasehold.ready group by 1) r on r.stage = s.name
+    left join (select stage, count(*) n from leasehold.scheduled group by 1) d on d.stage = s.name
+    left join (select stage, count(*) n from leasehold.waiting group by 1) w on w.stage = s.name
+    left join (select stage, count(*) n from leasehold.leases group by 1) l on l.stage = s.name
+  )
   insert into leasehold.stage_samples (stage, at, ready, scheduled, waiting, running, took)
-  select s.name, leasehold.clock(), coalesce(r.n, 0), coalesce(d.n, 0), coalesce(w.n, 0), coalesce(l.n, 0),
-    clock_timestamp() - v_started
-  from leasehold.stages s
-  left join (select stage, count(*) n from leasehold.ready group by 1) r on r.stage = s.name
-  left join (select stage, count(*) n from leasehold.scheduled group by 1) d on d.stage = s.name
-  left join (select stage, count(*) n from leasehold.waiting group by 1) w on w.stage = s.name
-  left join (select stage, count(*) n from leasehold.leases group by 1) l on l.stage = s.name
+  select c.name, v_now, c.ready, c.scheduled, c.waiting, c.running, clock_timestamp() - v_started from counted c
   on conflict do nothing;
-  delete from leasehold.stage_samples x where x.at < leasehold.clock() - interval '7 days';
+  delete from leasehold.stage_samples x where x.at < v_now - interval '7 days';
   return clock_timestamp() - v_started;
 end
 $function$;
@@ -2526,10 +2632,18 @@ declare
   v_keyed bigint[];
   v_special bigint;
 begin
-  with ended as (
-    delete from leasehold.leases l
-    using unnest(p_task_ids, p_fences) as d(task_id, fence)
-    where l.task_id = d.task_id and l.fence = d.fence and l.worker_id = p_worker and l.deadline_at > v_now
+  -- Looked up one by one (lateral, limit): joined freely, a plan made while leases looked empty would walk all leases
+  -- for each, and settling a batch would cost its square.
+  with found as materialized (
+    select f.rid
+    from unnest(p_task_ids, p_fences) as d(task_id, fence)
+    cross join lateral (
+      select l.ctid as rid from leasehold.leases l
+      where l.task_id = d.task_id and l.fence = d.fence and l.deadline_at > v_now
+        and l.worker_id is not distinct from p_worker -- not '=': the plan must go by task, never by worker
+      limit 1) f
+  ), ended as (
+    delete from leasehold.leases l where l.ctid = any (array(select f.rid from found f))
     returning l.task_id, l.fence, l.leased_at, l.attempt, l.run_id, l.key, l.concurrency_key
   ), recorded as (
     insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome)
@@ -2566,16 +2680,23 @@ declare
   v_again_crashes smallint[];
   v_again_at timestamptz[];
 begin
-  with ended as (
-    delete from leasehold.leases l
-    using jsonb_to_recordset(p_endings) as e(
+  with asked as materialized (
+    select e.task_id, e.outcome, e.result, e.error, least(greatest(e.after_ms, 0), 2592000000) as after_ms,
+      coalesce(e.retryable, true) as retryable, f.rid
+    from jsonb_to_recordset(p_endings) as e(
       task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, after_ms bigint, retryable boolean)
-    where l.task_id = e.task_id and l.fence = e.fence and l.worker_id = p_worker
-      and e.outcome in ('done', 'fail', 'release', 'snooze', 'cancel')
-      and (l.deadline_at > v_now or e.outcome = 'fail')
-    returning l.task_id, l.fence, l.leased_at, l.attempt, l.crashes, l.concurrency_key,
-      e.outcome, e.result, e.error, least(greatest(e.after_ms, 0), 2592000000) as after_ms,
-      coalesce(e.retryable, true) as retryable
+    cross join lateral (
+      select l.ctid as rid from leasehold.leases l
+      where l.task_id = e.task_id and l.fence = e.fence and l.worker_id is not distinct from p_worker
+        and (l.deadline_at > v_now or e.outcome = 'fail')
+      limit 1) f
+    where e.outcome in ('done', 'fail', 'release', 'snooze', 'cancel')
+  ), gone as (
+    delete from leasehold.leases l where l.ctid = any (array(select a.rid from asked a))
+    returning l.task_id, l.fence, l.leased_at, l.attempt, l.crashes, l.concurrency_key
+  ), ended as (
+    select distinct on (g.task_id) g.*, a.outcome, a.result, a.error, a.after_ms, a.retryable
+    from gone g join asked a on a.task_id = g.task_id
   ), judged as (
     select n.*,
       case n.outcome
@@ -2591,7 +2712,9 @@ begin
         else v_now + coalesce(n.after_ms * interval '1 millisecond',
           leasehold.backoff(n.attempt, s.backoff_min, s.backoff_max))
       end as again_at
-    from ended n join leasehold.tasks t on t.id = n.task_id join leasehold.stages s on s.name = t.stage
+    from ended n
+    cross join lateral (select t.stage, t.max_attempts from leasehold.tasks t where t.id = n.task_id limit 1) t
+    join leasehold.stages s on s.name = t.stage
   ), recorded as (
     insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome, error, result)
     select task_id, fence, p_worker, leased_at, v_now, attempt, ending in ('done', 'dead', 'cancelled'), ending, error, result
@@ -2736,7 +2859,9 @@ begin
   delete from leasehold.workers w where w.ended_at < leasehold.clock() - interval '30 days';
   delete from leasehold.sleepers z where z.wake_until < leasehold.clock() - interval '1 hour';
   delete from leasehold.incidents i where i.resolved_at < leasehold.clock() - interval '90 days';
-  delete from leasehold.alerts a where a.sent_at < leasehold.clock() - interval '90 days';
+  delete from leasehold.alerts a where a.created_at < leasehold.clock() - interval '90 days';
+  delete from leasehold.monitors m where m.ticked_at < leasehold.clock() - interval '7 days';
+  delete from leasehold.monitor_gaps g where g.ended_at < leasehold.clock() - interval '7 days';
 end
 $function$;
 
@@ -2775,7 +2900,7 @@ begin
       task_id bigint, fence bigint, kind text, level text, message text, fields jsonb, fraction real, name text,
       value jsonb, at_ms_ago bigint, nr bigint)
     join leasehold.leases l on l.task_id = n.task_id and l.fence = n.fence
-    where l.worker_id = p_worker
+    where l.worker_id is not distinct from p_worker
   ), logs as (
     insert into leasehold.task_logs (task_id, fence, at, level, message, fields)
     select task_id, fence, v_now - coalesce(at_ms_ago, 0) * interval '1 millisecond', coalesce(level, 'info'),
@@ -2823,6 +2948,7 @@ grant execute on function leasehold.release(worker_id uuid, task_id bigint, fenc
 grant execute on function leasehold.release_dead_workers(p_limit integer) to leasehold_worker;
 grant execute on function leasehold.resume_stage(name text) to leasehold_operator;
 grant execute on function leasehold.retry_task(task_id bigint) to leasehold_operator;
+grant execute on function leasehold.return_strays(p_worker uuid, p_known bigint[]) to leasehold_worker;
 grant execute on function leasehold.run_now(task_id bigint) to leasehold_operator;
 grant execute on function leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, retry_after interval, retryable boolean, children jsonb) to leasehold_worker;
 grant execute on function leasehold.submit(stage text, payload jsonb, priority integer, run_at timestamp with time zone, key text, run_id text, title text, max_attempts integer, timeout interval, depends_on bigint[], concurrency_key text, meta jsonb, on_key_conflict text) to leasehold_submitter;
@@ -2889,10 +3015,12 @@ revoke execute on function leasehold.final_outcome(p_task_id bigint) from public
 revoke execute on function leasehold.free_child(p_child bigint) from public;
 revoke execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) from public;
 revoke execute on function leasehold.leave(worker_id uuid, reason text) from public;
-revoke execute on function leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer) from public;
+revoke execute on function leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer, p_away interval) from public;
+revoke execute on function leasehold.monitor_leave(p_monitor uuid) from public;
 revoke execute on function leasehold.monitor_silence() from public;
-revoke execute on function leasehold.monitor_tick(p_release boolean, p_wedge interval, p_lonely interval, p_silent interval) from public;
+revoke execute on function leasehold.monitor_tick(p_wedge interval, p_lonely interval, p_silent interval, p_budget interval) from public;
 revoke execute on function leasehold.nudge_keys(p_task_ids bigint[]) from public;
+revoke execute on function leasehold.open_deaths(p_limit integer) from public;
 revoke execute on function leasehold.open_incident(p_kind text, p_subject text, p_summary text, p_details jsonb) from public;
 revoke execute on function leasehold.partition_size() from public;
 revoke execute on function leasehold.pause_stage(name text, until timestamp with time zone) from public;
@@ -2908,11 +3036,12 @@ revoke execute on function leasehold.release_dead_workers(p_limit integer) from 
 revoke execute on function leasehold.release_grace_until(p_ttl interval) from public;
 revoke execute on function leasehold.resume_stage(name text) from public;
 revoke execute on function leasehold.retry_task(task_id bigint) from public;
+revoke execute on function leasehold.return_strays(p_worker uuid, p_known bigint[]) from public;
 revoke execute on function leasehold.rotate_partitions() from public;
 revoke execute on function leasehold.route_special(p_ids bigint[]) from public;
 revoke execute on function leasehold.route_submitted() from public;
 revoke execute on function leasehold.run_now(task_id bigint) from public;
-revoke execute on function leasehold.sample_depths() from public;
+revoke execute on function leasehold.sample_depths(p_share real) from public;
 revoke execute on function leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, retry_after interval, retryable boolean, children jsonb) from public;
 revoke execute on function leasehold.settle_done(p_worker uuid, p_task_ids bigint[], p_fences bigint[]) from public;
 revoke execute on function leasehold.settle_endings(p_worker uuid, p_endings jsonb) from public;

@@ -236,6 +236,19 @@ export async function leave(db: Db, workerId: string, reason: string): Promise<b
   return rows[0]!.left
 }
 
+/**
+ * Gives back leases which the database has for this worker and the worker does not know of (`known`: the tasks it holds):
+ * what an exchange claimed whose answer was lost. No exchange may be started meanwhile. Returns their ids, or null when
+ * the worker is not live.
+ */
+export async function returnStrays(db: Db, workerId: string, known: readonly string[]): Promise<string[] | null> {
+  const { rows } = await db.query<{ ids: string[] | null }>('select leasehold.return_strays($1, $2)::text[] as ids', [
+    workerId,
+    `{${known.join(',')}}`,
+  ])
+  return rows[0]!.ids
+}
+
 /** A worker that was found dead, and what became of its tasks. */
 export interface DeadWorker {
   workerId: string

@@ -42,7 +42,7 @@ export interface Surroundings {
 }
 
 /** How an execution ended, for the loop. `plain`: done without a result, the hot path. `own`: settled by the handler. */
-export type End = 'plain' | 'own' | { ending: Ending; children: Record<string, unknown>[] }
+export type End = 'plain' | 'own' | { ending: Ending; children: Record<string, unknown>[] | null }
 
 const maxLogLines = 1000
 const maxLogCharacters = 256 * 1024
@@ -68,9 +68,11 @@ export class Execution implements TaskContext {
   readonly deadlineAt: number
   /** Set once. */
   end: End | null = null
+  /** Its place in the runner has been given back. */
+  freed = false
   /** The handler has returned or thrown. */
   returned = false
-  notes: Note[] = []
+  notes: Note[] | null = null
   latestProgress: Note | null = null
 
   private readonly around: Surroundings
@@ -80,7 +82,7 @@ export class Execution implements TaskContext {
   private facts: TaskFacts | null = null
   private controller: AbortController | null = null
   private abortReason: AttemptAborted | null = null
-  private children: Record<string, unknown>[] = []
+  private children: Record<string, unknown>[] | null = null
   private logLines = 0
   private logCharacters = 0
   private logger: TaskLog | null = null
@@ -125,7 +127,7 @@ export class Execution implements TaskContext {
 
   private conclude(outcome: Outcome | Settled | void): void {
     if (outcome === undefined || outcome === null) {
-      return this.children.length === 0 ? this.finish('plain') : this.finishAs({ outcome: 'done' })
+      return this.children === null ? this.finish('plain') : this.finishAs({ outcome: 'done' })
     }
     const o = outcome as Outcome
     if (o.outcome === 'done') {
@@ -162,7 +164,7 @@ export class Execution implements TaskContext {
   private finishAs(ending: Omit<Ending, 'task_id' | 'fence'>): void {
     this.finish({
       ending: { task_id: this.taskId, fence: this.fence, ...ending },
-      children: ending.outcome === 'done' ? this.children : [],
+      children: ending.outcome === 'done' ? this.children : null,
     })
   }
 
@@ -225,7 +227,8 @@ export class Execution implements TaskContext {
     this.logCharacters += text.length + (fields === undefined ? 0 : cleanJson(fields, 16_384).length)
     const full = this.logLines > maxLogLines || this.logCharacters > maxLogCharacters
     if (full) this.logLines = maxLogLines + 1
-    this.notes.push({
+    const notes = (this.notes ??= [])
+    notes.push({
       task_id: this.taskId,
       fence: this.fence,
       kind: 'log',
@@ -260,7 +263,8 @@ export class Execution implements TaskContext {
   }
 
   submit(stage: AnyStage | string, payload: unknown, options: SubmitOptions = {}): void {
-    this.children.push({ parent_id: this.taskId, ...taskFields(stage as never, payload, options) })
+    const children = (this.children ??= [])
+    children.push({ parent_id: this.taskId, ...taskFields(stage as never, payload, options) })
   }
 
   async transaction(effects: (tx: Tx) => Promise<Outcome | void>): Promise<Settled> {
@@ -270,7 +274,7 @@ export class Execution implements TaskContext {
       const ending = endingOf(outcome)
       if (ending === null) throw new TypeError(`unknown outcome ${cleanText(cleanJson(outcome, 200), 200)}`)
       const text = cleanJson([{ task_id: this.taskId, fence: this.fence, ...ending }])
-      const children = ending.outcome === 'done' && this.children.length > 0 ? JSON.stringify(this.children) : null
+      const children = ending.outcome === 'done' && this.children !== null ? JSON.stringify(this.children) : null
       if (this.end !== null || !(await settle(tx, this.around.workerId, text, children))) throw this.leaseLost()
     })
     if (this.end === null) this.finish('own')

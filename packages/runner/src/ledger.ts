@@ -70,7 +70,7 @@ export class Ledger {
         report.doneFences.push(execution.fence)
       } else if (end !== null && end !== 'own') {
         endings.push(end.ending)
-        for (const child of end.children) children.push(child)
+        for (const child of end.children ?? []) children.push(child)
       }
     }
     if (endings.length > 0) report.endings = cleanJson(endings, Infinity)
@@ -83,11 +83,11 @@ export class Ledger {
     const now = performance.now()
     const notes: unknown[] = []
     for (const execution of only ? [only] : this.noted) {
-      for (const note of execution.notes) {
+      for (const note of execution.notes ?? []) {
         notes.push(note.kind === 'log' ? { ...note, at_ms_ago: Math.round(now - note.at_ms_ago) } : note)
       }
       if (execution.latestProgress !== null) notes.push(execution.latestProgress)
-      execution.notes = []
+      execution.notes = null
       execution.latestProgress = null
       this.noted.delete(execution)
     }

@@ -1,6 +1,8 @@
 /**
  * The main loop: one exchange in flight. What finished meanwhile is settled and what is free is filled, in one
  * statement and one commit; idle it is a single task's latency, busy it is a batch, and there are no flush timers.
+ * While every look comes back full a second exchange flies beside it with half of the places, so that the database
+ * works on one batch while this process works on the other (measured: 1.5 times the rate of one on two cores).
  *
  * Invariants: never more held than the concurrency allows; nothing is claimed while draining, while the self-deadline
  * has passed, or when the database calls this worker dead. Keeps going through any outage. Who starts and ends it:
@@ -34,6 +36,8 @@ export interface LoopHost {
 const defaultTimeoutMs = 30 * 60_000
 const wakeForMs = 15_000
 const stuckGraceMs = 5_000
+/** From this many on, a second exchange pays. */
+const batchSize = 32
 
 export class Loop {
   readonly ledger: Ledger = new Ledger()
@@ -64,6 +68,12 @@ export class Loop {
   private dueAt = Infinity
   private promotedAt = 0
   private notesAt = 0
+  /** The last look brought as much as it asked for, and that was a batch. */
+  private saturated = false
+  private assistant: Promise<void> | null = null
+  private readonly inFlight = new Set<{ readonly above: bigint }>()
+  private saidAt = -Infinity
+  private oldestFence = 1n
 
   constructor(host: LoopHost) {
     this.host = host
@@ -101,8 +111,20 @@ export class Loop {
       const { moved } = await this.turn()
       if (moved === 0 && !stop.aborted) await this.rest()
       await nextTurn() // handlers that end at once end here, all of them, before the next exchange
+      if (this.saturated && this.assistant === null) this.assistant = this.assist(stop)
     }
     stop.removeEventListener('abort', onStop)
+    await this.assistant
+  }
+
+  /** The second exchange: only while looks come back full. */
+  private async assist(stop: AbortSignal): Promise<void> {
+    while (this.saturated && !stop.aborted) {
+      const { moved } = await this.turn()
+      if (moved === 0) break
+      await nextTurn()
+    }
+    this.assistant = null
   }
 
   /** One exchange with all that follows from it. `moved`: tasks claimed; with none there is time to rest. */
@@ -115,6 +137,8 @@ export class Loop {
     const batch = ledger.takeBatch()
     const request = this.whatToClaim()
     if (batch.executions.length === 0 && batch.report.notes === null && request.stages === null) return { moved: 0 }
+    const flight = { above: this.maxFence }
+    this.inFlight.add(flight)
     try {
       this.counts.exchanges += 1
       const { receipt, claimed } = await exchange(host.exchangeDb, {
@@ -125,14 +149,21 @@ export class Loop {
       })
       const failures = this.outage.recovered()
       if (failures > 0) host.log.info({ event: 'database.back', failures }, 'the database answers again')
-      if (receipt.worker !== 'live') return await this.notLive(receipt, batch)
+      if (receipt.worker !== 'live') {
+        this.giveBack(request)
+        return await this.notLive(receipt, batch)
+      }
       this.acknowledge(receipt, batch)
+      this.giveBack(request)
       if (request.promote) this.dueAt = performance.now() + (receipt.due_in_ms ?? Infinity)
       for (const row of claimed) this.start(row)
       this.noteIdleness(request, claimed.length)
       return { moved: claimed.length }
     } catch (error) {
-      return this.exchangeFailed(error as Error & { code?: string }, batch)
+      this.giveBack(request)
+      return await this.exchangeFailed(error as Error & { code?: string }, batch)
+    } finally {
+      this.inFlight.delete(flight)
     }
   }
 
@@ -149,7 +180,9 @@ export class Loop {
     if (this.draining || this.freeTotal <= 0) return nothing
     const names: string[] = []
     const limits: number[] = []
-    let left = this.freeTotal
+    // Half at most, where halves are batches: the other half is for the second exchange.
+    const half = Math.ceil(this.host.settings.concurrency / 2)
+    let left = half >= batchSize ? Math.min(this.freeTotal, half) : this.freeTotal
     const all = [...this.stages.keys()]
     for (let i = 0; i < all.length && left > 0; i++) {
       const name = all[(i + this.stageOffset) % all.length]!
@@ -161,9 +194,22 @@ export class Loop {
     }
     this.stageOffset += 1
     if (names.length === 0) return nothing
+    this.reserve(names, limits, -1)
     const promote = now >= this.dueAt || now - this.promotedAt > 200
     if (promote) this.promotedAt = now
     return { stages: names, limits, promote, wakeMs: this.wakeWish(now) }
+  }
+
+  /** Places asked for are taken until the answer is here, so that two exchanges never claim into the same one. */
+  private reserve(names: string[], limits: number[], sign: 1 | -1): void {
+    for (const [i, name] of names.entries()) {
+      this.stages.get(name)!.free += sign * limits[i]!
+      this.freeTotal += sign * limits[i]!
+    }
+  }
+
+  private giveBack(request: { stages: string[] | null; limits: number[] | null }): void {
+    if (request.stages !== null) this.reserve(request.stages, request.limits!, 1)
   }
 
   /** Asks to be notified while there are idle moments, and to be left alone while there are none. */
@@ -184,6 +230,7 @@ export class Loop {
   private noteIdleness(request: { stages: string[] | null; limits: number[] | null; wakeMs: number | null }, claimed: number): void {
     if (request.stages === null) return
     const wanted = request.limits!.reduce((sum, n) => sum + n, 0)
+    this.saturated = claimed >= wanted && wanted >= batchSize
     if (claimed >= wanted) {
       this.emptyLooks = 0
       this.busySince = Math.min(this.busySince, performance.now())
@@ -222,18 +269,16 @@ export class Loop {
     this.wakeUp?.()
   }
 
-  private freed = new WeakSet<Execution>()
-
   private freeSlot(execution: Execution): void {
-    if (this.freed.has(execution)) return
-    this.freed.add(execution)
+    if (execution.freed) return
+    execution.freed = true
     this.stages.get(execution.stage.name)!.free += 1
     this.freeTotal += 1
     this.wakeUp?.()
   }
 
   private giveUpOn(execution: Execution): void {
-    if (this.freed.has(execution)) return
+    if (execution.freed) return
     const facts = { event: 'handler.stuck', taskId: execution.taskId, fence: execution.fence, stage: execution.stage.name }
     this.host.log.warn({ ...facts, stuck: this.counts.stuck }, 'a handler ignores its abort signal; its place is given to others')
     this.freeSlot(execution)
@@ -337,9 +382,9 @@ export class Loop {
           outcome: 'fail',
           error: { code: error.code ?? 'refused', message },
         },
-        children: [],
+        children: null,
       }
-      execution.notes = []
+      execution.notes = null
       this.ledger.putBack(batch)
       return { moved: 1 }
     }
@@ -403,10 +448,20 @@ export class Loop {
     })
   }
 
+  /** The oldest fence that is or may still become ours; looked for now and then, it is needed once per beat. */
   private sayWhatIsHeld(): void {
-    const first = this.ledger.held.values().next()
-    const oldest = first.done ? this.maxFence + 1n : BigInt(first.value.fence)
-    this.host.turned(this.ledger.held.size, oldest)
+    const now = performance.now()
+    if (now - this.saidAt > this.host.settings.beatIntervalMs / 4) {
+      this.saidAt = now
+      let oldest = this.maxFence + 1n
+      for (const { above } of this.inFlight) if (above < oldest) oldest = above + 1n
+      for (const { fence } of this.ledger.held.values()) {
+        const own = BigInt(fence)
+        if (own < oldest) oldest = own
+      }
+      this.oldestFence = oldest
+    }
+    this.host.turned(this.ledger.held.size, this.oldestFence)
   }
 }
 

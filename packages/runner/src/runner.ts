@@ -98,7 +98,7 @@ class RunnerProcess implements Runner {
         max,
         ...more,
       })
-    this.exchangePool = pool('exchange', 1, { queryTimeoutMs: 30_000, idleTimeoutMs: 0 })
+    this.exchangePool = pool('exchange', 2, { queryTimeoutMs: 30_000, idleTimeoutMs: 0 })
     this.handlerPool = pool('handlers', settings.handlerConnections, {})
     this.dutyPool = pool('duties', 1, { queryTimeoutMs: 30_000 })
     this.ended = new Promise((resolve, reject) => {

@@ -392,11 +392,14 @@ begin
       if submit.on_key_conflict = 'keep' then
         return v_holder;
       end if;
-      if exists (select from leasehold.leases l where l.task_id = v_holder) then
+      -- Only where no lease is: a task that is claimed meanwhile is never cancelled to run beside its own replacement.
+      if leasehold.end_unleased(v_holder, 'cancelled',
+        jsonb_build_object('code', 'replaced', 'message', 'replaced by task ' || v_id)) then
+        perform leasehold.process_nudges_if_allowed(v_holder);
+      elsif exists (select from leasehold.leases l where l.task_id = v_holder) then
         raise exception 'task % holds key % of stage % and is running', v_holder, quote_literal(submit.key), quote_literal(submit.stage)
           using errcode = 'object_in_use', hint = 'Cancel it first, or submit with on_key_conflict => ''keep''.';
       end if;
-      perform leasehold.cancel_task(v_holder, 'replaced by task ' || v_id);
     end loop;
   end if;
   insert into leasehold.tasks (

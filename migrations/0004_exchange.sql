@@ -5,14 +5,36 @@
 -- Lock order inside a transaction: worker row → lease rows → key rows (skip locked) → waiting rows (skip locked) →
 -- ready rows (skip locked). Nothing here waits for a submitter.
 
--- The delay before attempt p_failures + 1, exponential from min to max with the upper half jittered. Any count is safe.
+-- Raises LH004 unless each statement of this transaction sees what was committed before it. Functions that take a lock
+-- and then look (counting a key, what a worker holds, who still writes) would decide on an old snapshot otherwise.
+create function leasehold.require_read_committed(p_what text) returns void
+  language plpgsql stable
+  set search_path = pg_catalog, leasehold, pg_temp
+as $$
+begin
+  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    raise exception '% needs READ COMMITTED, not %', p_what, upper(pg_catalog.current_setting('transaction_isolation'))
+      using errcode = 'LH004', hint = 'Begin the transaction with ISOLATION LEVEL READ COMMITTED.';
+  end if;
+end
+$$;
+
+-- The delay before attempt p_failures + 1: never shorter than p_min, never longer than p_max, its upper end doubling with
+-- each failure, anywhere in the upper half of that. Counted in seconds, because a long interval times 2^40 is none.
 create function leasehold.backoff(p_failures integer, p_min interval, p_max interval) returns interval
   language sql volatile parallel safe
-  return least(p_max, p_min * power(2, least(greatest(p_failures, 1) - 1, 40))) * (0.5 + random() * 0.5);
+  return (
+    select (greatest(d.least_s, d.most_s / 2) + random() * (d.most_s - greatest(d.least_s, d.most_s / 2))) * interval '1 second'
+    from (
+      select extract(epoch from p_min)::float8 as least_s,
+        least(extract(epoch from p_max)::float8, extract(epoch from p_min)::float8 * power(2, least(greatest(p_failures, 1), 40)))
+          as most_s
+    ) d);
 
 -- What follows from the end of tasks, whatever table they came from: keys are freed, waiting neighbours and children
 -- nudged, runs counted. Arrays run in parallel over the ended tasks; p_outcome is done, dead or cancelled.
--- Children learn of a bad end by the nudge: process_nudges cancels them.
+-- Children learn of a bad end by the nudge: process_nudges cancels them. A transaction with an old snapshot (an operator
+-- or a submitter outside READ COMMITTED) may not see all children; it nudges the ended tasks themselves, which pass it on.
 create function leasehold.after_end(p_task_ids bigint[], p_outcome text) returns void
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
@@ -23,6 +45,9 @@ begin
   select d.child_id, t.stage
   from leasehold.dependencies d join leasehold.tasks t on t.id = d.child_id
   where d.parent_id = any (p_task_ids);
+  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    insert into leasehold.nudges (task_id, stage) select t.id, t.stage from leasehold.tasks t where t.id = any (p_task_ids);
+  end if;
   insert into leasehold.run_ledger (run_id, stage, done, dead, cancelled)
   select t.run_id, t.stage,
     count(*) filter (where p_outcome = 'done'),
@@ -46,8 +71,8 @@ $$;
 -- ------------------------------------------------------------------------------------------------- nudges
 -- Acts on up to p_limit nudges of the stages: admits waiting tasks of a key up to its limit, frees children whose
 -- parents are all done, cancels children of a parent that ended otherwise. Returns the number handled. A nudge whose
--- key or parent is being changed by another transaction stays for the next time. Needs READ COMMITTED: counting a key
--- must see what was committed before its lock was granted.
+-- key or parent is being changed by another transaction stays for the next time; nothing here waits. Needs READ
+-- COMMITTED (else LH004): counting a key must see what was committed before its lock was granted.
 create function leasehold.process_nudges(p_stages text[], p_limit integer default 200) returns integer
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
@@ -58,6 +83,7 @@ declare
   v_room integer;
   v_admitted text[] := '{}';
 begin
+  perform leasehold.require_read_committed('process_nudges');
   for v_nudge in
     select n.id, n.stage, n.task_id, n.concurrency_key from leasehold.nudges n
     where n.stage = any (p_stages) order by n.id limit p_limit for update skip locked
@@ -65,11 +91,7 @@ begin
     if v_nudge.task_id is not null then
       continue when not leasehold.free_child(v_nudge.task_id);
     else
-      insert into leasehold.concurrency_keys (stage, concurrency_key) values (v_nudge.stage, v_nudge.concurrency_key)
-      on conflict do nothing;
-      perform from leasehold.concurrency_keys k
-      where k.stage = v_nudge.stage and k.concurrency_key = v_nudge.concurrency_key for update skip locked;
-      continue when not found;
+      continue when not leasehold.lock_key(v_nudge.stage, v_nudge.concurrency_key);
       select s.key_limit
         - (select count(*) from leasehold.ready r where r.stage = v_nudge.stage and r.concurrency_key = v_nudge.concurrency_key)
         - (select count(*) from leasehold.leases l where l.stage = v_nudge.stage and l.concurrency_key = v_nudge.concurrency_key)
@@ -100,8 +122,30 @@ begin
 end
 $$;
 
+-- Locks the row of a key until the transaction ends; false when another transaction has it. A key's first row is made
+-- by one transaction at a time, told apart by an advisory lock that is only tried: two that insert the same keys in
+-- different order would wait for each other.
+create function leasehold.lock_key(p_stage text, p_key text) returns boolean
+  language plpgsql security definer
+  set search_path = pg_catalog, leasehold, pg_temp
+as $$
+begin
+  perform from leasehold.concurrency_keys k where k.stage = p_stage and k.concurrency_key = p_key for update skip locked;
+  if found then
+    return true;
+  end if;
+  if not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('leasehold key ' || p_stage || ' ' || p_key, 0)) then
+    return false;
+  end if;
+  insert into leasehold.concurrency_keys (stage, concurrency_key) values (p_stage, p_key) on conflict do nothing;
+  perform from leasehold.concurrency_keys k where k.stage = p_stage and k.concurrency_key = p_key for update skip locked;
+  return found;
+end
+$$;
+
 -- Looks at one child: true when nothing more is to be done for this nudge (freed, cancelled, still waiting for a parent
 -- whose end will nudge again, or no longer waiting), false when a parent or the child is being changed right now.
+-- A nudge for a task that has ended is one left by its own end (see after_end): its children are nudged now.
 -- A parent that stands still is key-share locked while its edge is left in place: its end must wait for this
 -- transaction and will then see the edge.
 create function leasehold.free_child(p_child bigint) returns boolean
@@ -115,7 +159,15 @@ declare
 begin
   select w.* into v_child from leasehold.waiting w where w.task_id = p_child and w.for_parents for update skip locked;
   if not found then
-    return not exists (select from leasehold.waiting w where w.task_id = p_child and w.for_parents);
+    if exists (select from leasehold.waiting w where w.task_id = p_child and w.for_parents) then
+      return false;
+    end if;
+    if leasehold.final_outcome(p_child) is not null then
+      insert into leasehold.nudges (task_id, stage)
+      select d.child_id, t.stage
+      from leasehold.dependencies d join leasehold.tasks t on t.id = d.child_id where d.parent_id = p_child;
+    end if;
+    return true;
   end if;
   for v_parent in
     select d.parent_id from leasehold.dependencies d where d.child_id = p_child order by d.parent_id
@@ -183,7 +235,7 @@ $$;
 
 -- ------------------------------------------------------------------------------------------------- settle
 -- Ends leases that were not simply done. p_endings: a JSON array of
---   {task_id, fence, outcome: done|fail|release|snooze|cancel, result, error, after_ms, retryable}
+--   {task_id, fence, outcome: done|fail|release|snooze|cancel, result, error, after_ms (0 to 30 days), retryable}
 -- leases → attempts, and further: done, cancel → ended; fail → scheduled (backoff, or after_ms) while attempts are
 -- left and retryable is not false, else ended dead; release → ready without counting the attempt; snooze → scheduled
 -- after_ms ahead without counting. Past its deadline a lease takes only fail. Returns the ids that were accepted; an
@@ -205,10 +257,11 @@ declare
   v_again_at timestamptz[];
 begin
   with asked as materialized (
-    select e.task_id, e.outcome, e.result, e.error, least(greatest(e.after_ms, 0), 2592000000) as after_ms,
+    select e.task_id, e.outcome, e.result, e.error,
+      case when e.after_ms is not null then least(greatest(e.after_ms, 0), 2592000000)::bigint end as after_ms,
       coalesce(e.retryable, true) as retryable, f.rid
     from jsonb_to_recordset(p_endings) as e(
-      task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, after_ms bigint, retryable boolean)
+      task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, after_ms numeric, retryable boolean)
     cross join lateral (
       select l.ctid as rid from leasehold.leases l
       where l.task_id = e.task_id and l.fence = e.fence and l.worker_id is not distinct from p_worker
@@ -461,7 +514,7 @@ create function leasehold.exchange(
 as $$
 #variable_conflict use_column
 declare
-  v_now timestamptz := leasehold.clock();
+  v_now timestamptz;
   v_worker record;
   v_accepted bigint[];
   v_refused bigint[];
@@ -470,12 +523,10 @@ declare
   v_due timestamptz;
   v_left integer;
 begin
-  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'exchange needs READ COMMITTED, not %', pg_catalog.current_setting('transaction_isolation')
-      using errcode = 'LH004', hint = 'Begin the transaction with ISOLATION LEVEL READ COMMITTED.';
-  end if;
+  perform leasehold.require_read_committed('exchange');
   select w.expires_at, w.ended_at, w.end_reason, w.drain_asked into v_worker
   from leasehold.workers w where w.id = p_worker for key share;
+  v_now := leasehold.clock(); -- after the lock: waiting for it may have taken the rest of the lease
   if not found or v_worker.ended_at is not null or v_worker.expires_at <= v_now then
     return query select null::bigint, null::bigint, null::text, null::smallint, null::text,
       jsonb_build_object(
@@ -516,7 +567,7 @@ begin
       perform leasehold.process_nudges(p_stages);
     end if;
     for v_stage in
-      select w.name, w.free, s.timeout, s.max_crashes
+      select w.name, w.free, s.timeout
       from unnest(p_stages, p_limits) with ordinality as w(name, free, nr)
       join leasehold.stages s on s.name = w.name
       where w.free > 0 and (s.paused_until is null or s.paused_until <= v_now)
@@ -525,8 +576,8 @@ begin
       v_left := v_stage.free;
       -- A suspect goes alone: one at a time per worker, so its neighbours in a crash are never suspects too.
       if exists (select from leasehold.ready r where r.stage = v_stage.name and r.lane = 11)
-        and not exists (select from leasehold.leases l
-          where l.worker_id = p_worker and l.crashes > 0 and l.crashes >= v_stage.max_crashes - 1)
+        and not exists (select from leasehold.leases l join leasehold.stages g on g.name = l.stage
+          where l.worker_id = p_worker and l.crashes > 0 and l.crashes >= g.max_crashes - 1)
       then
         return query select * from leasehold.claim_lanes(
           p_worker, v_stage.name, array[11]::smallint[], 1, p_run_id, v_stage.timeout);
@@ -584,16 +635,19 @@ create function leasehold.submit_children(p_children jsonb, p_parents bigint[]) 
 as $$
   insert into leasehold.tasks (
     stage, payload, priority, run_at, key, run_id, title, max_attempts, timeout, depends_on, concurrency_key, meta)
-  select c.stage, coalesce(c.payload, '{}'), c.priority, c.run_at, c.key, coalesce(c.run_id, p.run_id), c.title,
+  select c.stage, coalesce(e.child -> 'payload', '{}'), c.priority, c.run_at, c.key, coalesce(c.run_id, p.run_id), c.title,
     c.max_attempts, c.timeout_ms * interval '1 millisecond', c.depends_on, c.concurrency_key, c.meta
-  from jsonb_to_recordset(p_children) as c(
-    parent_id bigint, stage text, payload jsonb, priority smallint, run_at timestamptz, key text, run_id text, title text,
+  from jsonb_array_elements(p_children) with ordinality as e(child, nr)
+  cross join lateral jsonb_to_record(e.child) as c(
+    parent_id bigint, stage text, priority smallint, run_at timestamptz, key text, run_id text, title text,
     max_attempts smallint, timeout_ms bigint, depends_on bigint[], concurrency_key text, meta jsonb)
   join leasehold.tasks p on p.id = c.parent_id
   where c.parent_id = any (p_parents)
+  order by e.nr
 $$;
 
--- Logs, progress and checkpoints of leases that are valid now; others are dropped. Returns the number written.
+-- Logs, progress and checkpoints of leases whose worker is live; others are dropped. Past its deadline a lease may still
+-- say why. Returns the number written. Worker and leases are share-locked, so that nothing is written after a release.
 create function leasehold.write_notes(p_worker uuid, p_notes jsonb) returns integer
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
@@ -602,12 +656,21 @@ declare
   v_now timestamptz := leasehold.clock();
   v_written integer;
 begin
+  perform from leasehold.workers w
+  where w.id = p_worker and w.ended_at is null and w.expires_at > v_now for key share;
+  if not found then
+    return 0;
+  end if;
   with noted as materialized (
-    select n.* from jsonb_to_recordset(p_notes) with ordinality as n(
+    select n.*, e.nr
+    from jsonb_array_elements(p_notes) with ordinality as e(note, nr)
+    cross join lateral jsonb_to_record(e.note) as n(
       task_id bigint, fence bigint, kind text, level text, message text, fields jsonb, fraction real, name text,
-      value jsonb, at_ms_ago bigint, nr bigint)
-    join leasehold.leases l on l.task_id = n.task_id and l.fence = n.fence
-    where l.worker_id is not distinct from p_worker
+      value jsonb, at_ms_ago bigint)
+    cross join lateral (
+      select from leasehold.leases l
+      where l.task_id = n.task_id and l.fence = n.fence and l.worker_id is not distinct from p_worker
+      limit 1 for key share) held
   ), logs as (
     insert into leasehold.task_logs (task_id, fence, at, level, message, fields)
     select task_id, fence, v_now - coalesce(at_ms_ago, 0) * interval '1 millisecond', coalesce(level, 'info'),

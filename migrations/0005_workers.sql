@@ -31,6 +31,7 @@ $$;
 -- Ends a worker and moves its leases on: p_reason 'lost' and 'superseded' count a crash for each task and put it into
 -- the express lane, or into quarantine (dead) when it was one crash too many; other reasons release without counting.
 -- The caller holds the worker row for update. Returns the tasks it held, in order of lease, and how they went on.
+-- Needs READ COMMITTED (else LH004): what the worker claimed before its row was locked must be seen.
 create function leasehold.end_worker(p_worker uuid, p_reason text)
   returns table (released bigint[], quarantined bigint[])
   language plpgsql security definer
@@ -43,6 +44,7 @@ declare
   v_failures smallint[];
   v_crashes smallint[];
 begin
+  perform leasehold.require_read_committed('ending a worker');
   update leasehold.workers w set ended_at = v_now, end_reason = p_reason where w.id = p_worker and w.ended_at is null;
   delete from leasehold.sleepers z where z.worker_id = p_worker;
   delete from leasehold.revocations r where r.worker_id = p_worker;

@@ -60,8 +60,10 @@ begin
 end
 $$;
 
--- Gives a dead or cancelled task a new life with all its attempts: ended → ready (or waiting for its key). True when
--- it was reopened, false when it is unfinished or done. Its history stays. 23505 when another task holds its key.
+-- Gives a dead or cancelled task a new life with all its attempts: ended → ready (or waiting for its key, or for parents
+-- that are unfinished). True when it was reopened, false when it is unfinished or done. Its history stays. 23505 when
+-- another task holds its key, LH005 when a parent ended without being done: that one has to be retried first. Needs READ
+-- COMMITTED (else LH004). Parents that retention has dropped had ended and count as done.
 create function leasehold.retry_task(task_id bigint) returns boolean
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
@@ -71,7 +73,9 @@ declare
   v_task leasehold.tasks;
   v_outcome text;
   v_holder bigint;
+  v_parent bigint;
 begin
+  perform leasehold.require_read_committed('retry_task');
   select t.* into v_task from leasehold.tasks t where t.id = retry_task.task_id;
   if not found then
     raise exception 'task % does not exist', retry_task.task_id using errcode = 'LH002',
@@ -82,6 +86,12 @@ begin
   v_outcome := leasehold.final_outcome(retry_task.task_id);
   if v_outcome is null or v_outcome = 'done' then
     return false;
+  end if;
+  select p.id into v_parent from unnest(v_task.depends_on) as p(id)
+  where leasehold.final_outcome(p.id) in ('dead', 'cancelled') order by p.id limit 1;
+  if found then
+    raise exception 'task % cannot be retried: its parent task % ended %', v_task.id, v_parent, leasehold.final_outcome(v_parent)
+      using errcode = 'LH005', hint = 'Retry the parent first: select leasehold.retry_task(' || v_parent || ').';
   end if;
   if v_task.key is not null then
     insert into leasehold.task_keys (stage, key, task_id) values (v_task.stage, v_task.key, v_task.id)
@@ -100,7 +110,19 @@ begin
     values (v_task.run_id, v_task.stage, case when v_outcome = 'dead' then -1 else 0 end,
       case when v_outcome = 'cancelled' then -1 else 0 end);
   end if;
-  perform leasehold.enter(array[v_task.id], array[0]::smallint[], array[0]::smallint[], null, false);
+  insert into leasehold.dependencies (parent_id, child_id)
+  select distinct p.id, v_task.id from unnest(v_task.depends_on) as p(id)
+  where leasehold.final_outcome(p.id) is null and exists (select from leasehold.tasks t where t.id = p.id);
+  if found then
+    -- As at submission: the nudge makes sure that a parent which ends right now is not missed.
+    insert into leasehold.waiting (task_id, lane, for_parents, stage, concurrency_key, waiting_since)
+    select v_task.id, coalesce(v_task.priority, s.priority), true, v_task.stage, v_task.concurrency_key, leasehold.clock()
+    from leasehold.stages s where s.name = v_task.stage;
+    insert into leasehold.nudges (task_id, stage) values (v_task.id, v_task.stage);
+    perform leasehold.wake(array[v_task.stage]);
+  else
+    perform leasehold.enter(array[v_task.id], array[0]::smallint[], array[0]::smallint[], null, false);
+  end if;
   return true;
 end
 $$;

@@ -27,7 +27,8 @@ as $$
 $$;
 
 -- Moves floors. Bounded work; one caller at a time, others return null at once. Returns the number of floors raised.
--- Must be the first thing its transaction writes: X has to be drawn after S was read, or it bounds nothing.
+-- Must be the first thing its transaction writes: X has to be drawn after S was read, or it bounds nothing. Needs READ
+-- COMMITTED (else LH004): live positions must be looked for after the last writer was seen to be gone.
 -- p_patience: how long a submitter that keeps its transaction open is waited for. p_step: floors rise by at least this.
 create function leasehold.advance_floors(p_patience interval default interval '3 seconds', p_step bigint default 500)
   returns integer
@@ -47,10 +48,12 @@ declare
   v_raised integer := 0;
   v_passed_to bigint;
 begin
+  perform leasehold.require_read_committed('advance_floors');
   if pg_current_xact_id_if_assigned() is not null then
     raise exception 'advance_floors must run in a transaction of its own' using errcode = 'active_sql_transaction';
   end if;
-  select last_value into v_last_position from leasehold.ready_position_seq;
+  -- A sequence that was never used shows its first value as the last one.
+  select case when is_called then last_value else 0 end into v_last_position from leasehold.ready_position_seq;
   v_xid := pg_current_xact_id();
   perform from leasehold.locks where name = 'floors' for update skip locked;
   if not found then

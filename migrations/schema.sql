@@ -795,10 +795,12 @@ declare
   v_raised integer := 0;
   v_passed_to bigint;
 begin
+  perform leasehold.require_read_committed('advance_floors');
   if pg_current_xact_id_if_assigned() is not null then
     raise exception 'advance_floors must run in a transaction of its own' using errcode = 'active_sql_transaction';
   end if;
-  select last_value into v_last_position from leasehold.ready_position_seq;
+  -- A sequence that was never used shows its first value as the last one.
+  select case when is_called then last_value else 0 end into v_last_position from leasehold.ready_position_seq;
   v_xid := pg_current_xact_id();
   perform from leasehold.locks where name = 'floors' for update skip locked;
   if not found then
@@ -869,6 +871,9 @@ begin
   select d.child_id, t.stage
   from leasehold.dependencies d join leasehold.tasks t on t.id = d.child_id
   where d.parent_id = any (p_task_ids);
+  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    insert into leasehold.nudges (task_id, stage) select t.id, t.stage from leasehold.tasks t where t.id = any (p_task_ids);
+  end if;
   insert into leasehold.run_ledger (run_id, stage, done, dead, cancelled)
   select t.run_id, t.stage,
     count(*) filter (where p_outcome = 'done'),
@@ -927,7 +932,7 @@ CREATE OR REPLACE FUNCTION leasehold.backoff(p_failures integer, p_min interval,
  RETURNS interval
  LANGUAGE sql
  PARALLEL SAFE
-RETURN (LEAST(p_max, (p_min * power((2)::double precision, (LEAST((GREATEST(p_failures, 1) - 1), 40))::double precision))) * ((0.5)::double precision + (random() * (0.5)::double precision)));
+RETURN (SELECT ((GREATEST(d.least_s, (d.most_s / (2)::double precision)) + (random() * (d.most_s - GREATEST(d.least_s, (d.most_s / (2)::double precision))))) * '00:00:01'::interval) FROM (SELECT (EXTRACT(epoch FROM backoff.p_min))::double precision AS least_s, LEAST((EXTRACT(epoch FROM backoff.p_max))::double precision, ((EXTRACT(epoch FROM backoff.p_min))::double precision * power((2)::double precision, (LEAST(GREATEST(backoff.p_failures, 1), 40))::double precision))) AS most_s) d);
 
 CREATE OR REPLACE FUNCTION leasehold.below_floors(p_from bigint DEFAULT 0)
  RETURNS TABLE(task_id bigint, stage text, lane smallint, ready_position bigint, floor bigint)
@@ -1323,6 +1328,7 @@ declare
   v_failures smallint[];
   v_crashes smallint[];
 begin
+  perform leasehold.require_read_committed('ending a worker');
   update leasehold.workers w set ended_at = v_now, end_reason = p_reason where w.id = p_worker and w.ended_at is null;
   delete from leasehold.sleepers z where z.worker_id = p_worker;
   delete from leasehold.revocations r where r.worker_id = p_worker;
@@ -1456,7 +1462,7 @@ CREATE OR REPLACE FUNCTION leasehold.exchange(p_worker uuid, p_done_ids bigint[]
 AS $function$
 #variable_conflict use_column
 declare
-  v_now timestamptz := leasehold.clock();
+  v_now timestamptz;
   v_worker record;
   v_accepted bigint[];
   v_refused bigint[];
@@ -1465,12 +1471,10 @@ declare
   v_due timestamptz;
   v_left integer;
 begin
-  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'exchange needs READ COMMITTED, not %', pg_catalog.current_setting('transaction_isolation')
-      using errcode = 'LH004', hint = 'Begin the transaction with ISOLATION LEVEL READ COMMITTED.';
-  end if;
+  perform leasehold.require_read_committed('exchange');
   select w.expires_at, w.ended_at, w.end_reason, w.drain_asked into v_worker
   from leasehold.workers w where w.id = p_worker for key share;
+  v_now := leasehold.clock(); -- after the lock: waiting for it may have taken the rest of the lease
   if not found or v_worker.ended_at is not null or v_worker.expires_at <= v_now then
     return query select null::bigint, null::bigint, null::text, null::smallint, null::text,
       jsonb_build_object(
@@ -1511,7 +1515,7 @@ begin
       perform leasehold.process_nudges(p_stages);
     end if;
     for v_stage in
-      select w.name, w.free, s.timeout, s.max_crashes
+      select w.name, w.free, s.timeout
       from unnest(p_stages, p_limits) with ordinality as w(name, free, nr)
       join leasehold.stages s on s.name = w.name
       where w.free > 0 and (s.paused_until is null or s.paused_until <= v_now)
@@ -1520,8 +1524,8 @@ begin
       v_left := v_stage.free;
       -- A suspect goes alone: one at a time per worker, so its neighbours in a crash are never suspects too.
       if exists (select from leasehold.ready r where r.stage = v_stage.name and r.lane = 11)
-        and not exists (select from leasehold.leases l
-          where l.worker_id = p_worker and l.crashes > 0 and l.crashes >= v_stage.max_crashes - 1)
+        and not exists (select from leasehold.leases l join leasehold.stages g on g.name = l.stage
+          where l.worker_id = p_worker and l.crashes > 0 and l.crashes >= g.max_crashes - 1)
       then
         return query select * from leasehold.claim_lanes(
           p_worker, v_stage.name, array[11]::smallint[], 1, p_run_id, v_stage.timeout);
@@ -1752,7 +1756,15 @@ declare
 begin
   select w.* into v_child from leasehold.waiting w where w.task_id = p_child and w.for_parents for update skip locked;
   if not found then
-    return not exists (select from leasehold.waiting w where w.task_id = p_child and w.for_parents);
+    if exists (select from leasehold.waiting w where w.task_id = p_child and w.for_parents) then
+      return false;
+    end if;
+    if leasehold.final_outcome(p_child) is not null then
+      insert into leasehold.nudges (task_id, stage)
+      select d.child_id, t.stage
+      from leasehold.dependencies d join leasehold.tasks t on t.id = d.child_id where d.parent_id = p_child;
+    end if;
+    return true;
   end if;
   for v_parent in
     select d.parent_id from leasehold.dependencies d where d.child_id = p_child order by d.parent_id
@@ -1829,6 +1841,26 @@ begin
   perform leasehold.end_worker(leave.worker_id,
     case when leave.reason in ('lost', 'superseded') then 'left' else leave.reason end);
   return true;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.lock_key(p_stage text, p_key text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  perform from leasehold.concurrency_keys k where k.stage = p_stage and k.concurrency_key = p_key for update skip locked;
+  if found then
+    return true;
+  end if;
+  if not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('leasehold key ' || p_stage || ' ' || p_key, 0)) then
+    return false;
+  end if;
+  insert into leasehold.concurrency_keys (stage, concurrency_key) values (p_stage, p_key) on conflict do nothing;
+  perform from leasehold.concurrency_keys k where k.stage = p_stage and k.concurrency_key = p_key for update skip locked;
+  return found;
 end
 $function$;
 
@@ -2061,6 +2093,7 @@ declare
   v_room integer;
   v_admitted text[] := '{}';
 begin
+  perform leasehold.require_read_committed('process_nudges');
   for v_nudge in
     select n.id, n.stage, n.task_id, n.concurrency_key from leasehold.nudges n
     where n.stage = any (p_stages) order by n.id limit p_limit for update skip locked
@@ -2068,11 +2101,7 @@ begin
     if v_nudge.task_id is not null then
       continue when not leasehold.free_child(v_nudge.task_id);
     else
-      insert into leasehold.concurrency_keys (stage, concurrency_key) values (v_nudge.stage, v_nudge.concurrency_key)
-      on conflict do nothing;
-      perform from leasehold.concurrency_keys k
-      where k.stage = v_nudge.stage and k.concurrency_key = v_nudge.concurrency_key for update skip locked;
-      continue when not found;
+      continue when not leasehold.lock_key(v_nudge.stage, v_nudge.concurrency_key);
       select s.key_limit
         - (select count(*) from leasehold.ready r where r.stage = v_nudge.stage and r.concurrency_key = v_nudge.concurrency_key)
         - (select count(*) from leasehold.leases l where l.stage = v_nudge.stage and l.concurrency_key = v_nudge.concurrency_key)
@@ -2298,6 +2327,20 @@ AS $function$
     (select max(g.ended_at) from leasehold.monitor_gaps g where g.lasted >= p_ttl / 2)) + p_ttl
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.require_read_committed(p_what text)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    raise exception '% needs READ COMMITTED, not %', p_what, upper(pg_catalog.current_setting('transaction_isolation'))
+      using errcode = 'LH004', hint = 'Begin the transaction with ISOLATION LEVEL READ COMMITTED.';
+  end if;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.resume_stage(name text)
  RETURNS void
  LANGUAGE plpgsql
@@ -2324,7 +2367,9 @@ declare
   v_task leasehold.tasks;
   v_outcome text;
   v_holder bigint;
+  v_parent bigint;
 begin
+  perform leasehold.require_read_committed('retry_task');
   select t.* into v_task from leasehold.tasks t where t.id = retry_task.task_id;
   if not found then
     raise exception 'task % does not exist', retry_task.task_id using errcode = 'LH002',
@@ -2335,6 +2380,12 @@ begin
   v_outcome := leasehold.final_outcome(retry_task.task_id);
   if v_outcome is null or v_outcome = 'done' then
     return false;
+  end if;
+  select p.id into v_parent from unnest(v_task.depends_on) as p(id)
+  where leasehold.final_outcome(p.id) in ('dead', 'cancelled') order by p.id limit 1;
+  if found then
+    raise exception 'task % cannot be retried: its parent task % ended %', v_task.id, v_parent, leasehold.final_outcome(v_parent)
+      using errcode = 'LH005', hint = 'Retry the parent first: select leasehold.retry_task(' || v_parent || ').';
   end if;
   if v_task.key is not null then
     insert into leasehold.task_keys (stage, key, task_id) values (v_task.stage, v_task.key, v_task.id)
@@ -2353,7 +2404,19 @@ begin
     values (v_task.run_id, v_task.stage, case when v_outcome = 'dead' then -1 else 0 end,
       case when v_outcome = 'cancelled' then -1 else 0 end);
   end if;
-  perform leasehold.enter(array[v_task.id], array[0]::smallint[], array[0]::smallint[], null, false);
+  insert into leasehold.dependencies (parent_id, child_id)
+  select distinct p.id, v_task.id from unnest(v_task.depends_on) as p(id)
+  where leasehold.final_outcome(p.id) is null and exists (select from leasehold.tasks t where t.id = p.id);
+  if found then
+    -- As at submission: the nudge makes sure that a parent which ends right now is not missed.
+    insert into leasehold.waiting (task_id, lane, for_parents, stage, concurrency_key, waiting_since)
+    select v_task.id, coalesce(v_task.priority, s.priority), true, v_task.stage, v_task.concurrency_key, leasehold.clock()
+    from leasehold.stages s where s.name = v_task.stage;
+    insert into leasehold.nudges (task_id, stage) values (v_task.id, v_task.stage);
+    perform leasehold.wake(array[v_task.stage]);
+  else
+    perform leasehold.enter(array[v_task.id], array[0]::smallint[], array[0]::smallint[], null, false);
+  end if;
   return true;
 end
 $function$;
@@ -2681,10 +2744,11 @@ declare
   v_again_at timestamptz[];
 begin
   with asked as materialized (
-    select e.task_id, e.outcome, e.result, e.error, least(greatest(e.after_ms, 0), 2592000000) as after_ms,
+    select e.task_id, e.outcome, e.result, e.error,
+      case when e.after_ms is not null then least(greatest(e.after_ms, 0), 2592000000)::bigint end as after_ms,
       coalesce(e.retryable, true) as retryable, f.rid
     from jsonb_to_recordset(p_endings) as e(
-      task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, after_ms bigint, retryable boolean)
+      task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, after_ms numeric, retryable boolean)
     cross join lateral (
       select l.ctid as rid from leasehold.leases l
       where l.task_id = e.task_id and l.fence = e.fence and l.worker_id is not distinct from p_worker
@@ -2784,11 +2848,14 @@ begin
       if submit.on_key_conflict = 'keep' then
         return v_holder;
       end if;
-      if exists (select from leasehold.leases l where l.task_id = v_holder) then
+      -- Only where no lease is: a task that is claimed meanwhile is never cancelled to run beside its own replacement.
+      if leasehold.end_unleased(v_holder, 'cancelled',
+        jsonb_build_object('code', 'replaced', 'message', 'replaced by task ' || v_id)) then
+        perform leasehold.process_nudges_if_allowed(v_holder);
+      elsif exists (select from leasehold.leases l where l.task_id = v_holder) then
         raise exception 'task % holds key % of stage % and is running', v_holder, quote_literal(submit.key), quote_literal(submit.stage)
           using errcode = 'object_in_use', hint = 'Cancel it first, or submit with on_key_conflict => ''keep''.';
       end if;
-      perform leasehold.cancel_task(v_holder, 'replaced by task ' || v_id);
     end loop;
   end if;
   insert into leasehold.tasks (
@@ -2809,13 +2876,15 @@ CREATE OR REPLACE FUNCTION leasehold.submit_children(p_children jsonb, p_parents
 AS $function$
   insert into leasehold.tasks (
     stage, payload, priority, run_at, key, run_id, title, max_attempts, timeout, depends_on, concurrency_key, meta)
-  select c.stage, coalesce(c.payload, '{}'), c.priority, c.run_at, c.key, coalesce(c.run_id, p.run_id), c.title,
+  select c.stage, coalesce(e.child -> 'payload', '{}'), c.priority, c.run_at, c.key, coalesce(c.run_id, p.run_id), c.title,
     c.max_attempts, c.timeout_ms * interval '1 millisecond', c.depends_on, c.concurrency_key, c.meta
-  from jsonb_to_recordset(p_children) as c(
-    parent_id bigint, stage text, payload jsonb, priority smallint, run_at timestamptz, key text, run_id text, title text,
+  from jsonb_array_elements(p_children) with ordinality as e(child, nr)
+  cross join lateral jsonb_to_record(e.child) as c(
+    parent_id bigint, stage text, priority smallint, run_at timestamptz, key text, run_id text, title text,
     max_attempts smallint, timeout_ms bigint, depends_on bigint[], concurrency_key text, meta jsonb)
   join leasehold.tasks p on p.id = c.parent_id
   where c.parent_id = any (p_parents)
+  order by e.nr
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.take_revocations(p_worker uuid)
@@ -2895,12 +2964,21 @@ declare
   v_now timestamptz := leasehold.clock();
   v_written integer;
 begin
+  perform from leasehold.workers w
+  where w.id = p_worker and w.ended_at is null and w.expires_at > v_now for key share;
+  if not found then
+    return 0;
+  end if;
   with noted as materialized (
-    select n.* from jsonb_to_recordset(p_notes) with ordinality as n(
+    select n.*, e.nr
+    from jsonb_array_elements(p_notes) with ordinality as e(note, nr)
+    cross join lateral jsonb_to_record(e.note) as n(
       task_id bigint, fence bigint, kind text, level text, message text, fields jsonb, fraction real, name text,
-      value jsonb, at_ms_ago bigint, nr bigint)
-    join leasehold.leases l on l.task_id = n.task_id and l.fence = n.fence
-    where l.worker_id is not distinct from p_worker
+      value jsonb, at_ms_ago bigint)
+    cross join lateral (
+      select from leasehold.leases l
+      where l.task_id = n.task_id and l.fence = n.fence and l.worker_id is not distinct from p_worker
+      limit 1 for key share) held
   ), logs as (
     insert into leasehold.task_logs (task_id, fence, at, level, message, fields)
     select task_id, fence, v_now - coalesce(at_ms_ago, 0) * interval '1 millisecond', coalesce(level, 'info'),
@@ -3015,6 +3093,7 @@ revoke execute on function leasehold.final_outcome(p_task_id bigint) from public
 revoke execute on function leasehold.free_child(p_child bigint) from public;
 revoke execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) from public;
 revoke execute on function leasehold.leave(worker_id uuid, reason text) from public;
+revoke execute on function leasehold.lock_key(p_stage text, p_key text) from public;
 revoke execute on function leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer, p_away interval) from public;
 revoke execute on function leasehold.monitor_leave(p_monitor uuid) from public;
 revoke execute on function leasehold.monitor_silence() from public;
@@ -3034,6 +3113,7 @@ revoke execute on function leasehold.register_worker(p_slot text, p_stages text[
 revoke execute on function leasehold.release(worker_id uuid, task_id bigint, fence bigint) from public;
 revoke execute on function leasehold.release_dead_workers(p_limit integer) from public;
 revoke execute on function leasehold.release_grace_until(p_ttl interval) from public;
+revoke execute on function leasehold.require_read_committed(p_what text) from public;
 revoke execute on function leasehold.resume_stage(name text) from public;
 revoke execute on function leasehold.retry_task(task_id bigint) from public;
 revoke execute on function leasehold.return_strays(p_worker uuid, p_known bigint[]) from public;

@@ -1,15 +1,13 @@
 /**
  * Lists of tasks by stage, state, run and key, newest first, and what a single task's page shows besides its status.
  *
- * Invariant: a list starts from the small table of its state where there is one, so that it does not walk millions of
- * ended tasks to find the few that run. Lists of `done` and `cancelled` tasks walk from the newest backwards.
+ * Invariant: a list by state starts from the ids in that state and does not walk millions of other tasks to find them.
  * Payloads are not listed: observers may not read them, and `readPayload` says so by null. One task is ../task.ts.
  */
-import { type SelectQueryBuilder, sql } from 'kysely'
+import { type RawBuilder, sql } from 'kysely'
 import type { Db } from '../db.ts'
 import type { TaskState } from '../task.ts'
 import { checkLimit, from, rowsOf } from './query.ts'
-import type { DB } from './tables.ts'
 
 /** A task in a list. Absent facts are null. */
 export interface TaskSummary {
@@ -45,12 +43,11 @@ export interface TaskFilter {
   readonly limit?: number
 }
 
-type TaskQuery<O> = SelectQueryBuilder<DB & { t: DB['task_status'] }, 't', O>
-
 /** Tasks that match, the newest first. Empty when none does; an unknown stage or run is not an error here. */
 export async function listTasks(db: Db, filter: TaskFilter = {}): Promise<TaskSummary[]> {
   const { stage, state, runId, key, beforeId } = filter
-  const direct = state !== undefined && isTable(state) && (await mayRead(db, state))
+  const limit = checkLimit(filter.limit ?? 50)
+  const among = await idsInState(db, filter, limit)
   const query = from
     .selectFrom('task_status as t')
     .select([
@@ -73,41 +70,49 @@ export async function listTasks(db: Db, filter: TaskFilter = {}): Promise<TaskSu
       't.progress_message as progressMessage',
       't.last_error as lastError',
     ])
-    .$if(state !== undefined, (q) => inState(q, state!, stage, direct))
+    .$if(among !== null, (q) => q.where(among!))
+    .$if(state !== undefined, (q) => q.where('t.state', '=', state!))
     .$if(stage !== undefined, (q) => q.where('t.stage', '=', stage!))
     .$if(runId !== undefined, (q) => q.where('t.run_id', '=', runId!))
     .$if(key !== undefined, (q) => q.where('t.key', '=', key!))
     .$if(beforeId !== undefined, (q) => q.where('t.task_id', '<', beforeId!))
     .orderBy('t.task_id', 'desc')
-    .limit(checkLimit(filter.limit ?? 50))
+    .limit(limit)
     .$castTo<TaskSummary>()
   return rowsOf(db, query)
 }
 
 /**
- * Narrows to a state by way of its own table, then asks the view: a task may be found in two tables for a moment.
- * `direct` is false for roles that may not read the state tables; for them the view alone decides, more slowly.
+ * The ids a state may be found under, without walking the tasks of other states: from its own table, from the leases, or
+ * from what ended that way. The view's state decides in the end: what died may have been reopened.
+ * Null where the other filters lead to few tasks anyway, or where this role may not look.
  */
-function inState<O>(
-  query: TaskQuery<O>,
-  state: TaskState,
-  stage: string | undefined,
-  direct: boolean,
-): TaskQuery<O> {
-  const narrowed = query.where('t.state', '=', state)
+async function idsInState(db: Db, filter: TaskFilter, limit: number): Promise<RawBuilder<boolean> | null> {
+  const { stage, state, runId, key, beforeId } = filter
+  if (state === undefined || runId !== undefined || key !== undefined) return null
   // The planner turns this into an inner join that starts at the leases.
-  if (state === 'running') return narrowed.where('t.worker_id', 'is not', null)
-  // By the index of failed attempts; a task that was reopened since is left out by the view's state.
-  if (state === 'dead') {
-    const died = from.selectFrom('attempts').select('task_id').where('outcome', '=', 'dead')
-    return narrowed.where('t.task_id', 'in', died)
+  if (state === 'running') return sql<boolean>`t.worker_id is not null`
+  const before = beforeId ?? '9223372036854775807'
+  if (isTable(state)) {
+    if (!(await mayRead(db, state))) return null
+    const ids = from
+      .selectFrom(state)
+      .select('task_id')
+      .where('task_id', '<', before)
+      .$if(stage !== undefined, (q) => q.where('stage', '=', stage!))
+      .orderBy('task_id', 'desc')
+      .limit(limit)
+    return sql<boolean>`t.task_id = any (array(${ids}))`
   }
-  if (!direct || !isTable(state)) return narrowed
-  const ids = from
-    .selectFrom(state)
+  if (state === 'done' && stage !== undefined) return null
+  const ended = from
+    .selectFrom('attempts')
     .select('task_id')
-    .$if(stage !== undefined, (q) => q.where('stage', '=', stage!))
-  return narrowed.where('t.task_id', 'in', ids)
+    .where('outcome', '=', state)
+    .where('task_id', '<', before)
+    // Done is done for ever, so a page of these is a page of tasks.
+    .$if(state === 'done', (q) => q.orderBy('task_id', 'desc').limit(limit))
+  return sql<boolean>`t.task_id = any (array(${ended}))`
 }
 
 function isTable(state: TaskState): state is 'ready' | 'scheduled' | 'waiting' {

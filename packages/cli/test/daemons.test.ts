@@ -1,0 +1,122 @@
+/**
+ * The commands that keep running: the embedded server, a runner, and everything at once; real processes, real signals.
+ */
+import { registerStage, submit, waitForResult } from '@leasehold/queue'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
+import { type TestProcess, spawnProcess } from '../../../test/harness/processes.ts'
+import { stages } from './fixtures/stages.ts'
+import { bin, fixtureStages, leasehold, leaseholdJson } from './leasehold.ts'
+
+let db: TestDatabase
+let env: { DATABASE_URL: string }
+let folder: string
+
+beforeAll(async () => {
+  db = await createTestDatabase()
+  env = { DATABASE_URL: db.url }
+  folder = await mkdtemp(join(tmpdir(), 'leasehold-cli-'))
+  for (const stage of stages) await registerStage(db.pool, stage)
+})
+afterAll(async () => {
+  await db.drop()
+  await rm(folder, { recursive: true, force: true })
+})
+
+function start(args: readonly string[], more: Record<string, string> = env): TestProcess {
+  return spawnProcess({ script: bin, args, env: more })
+}
+
+test('a runner works, stores what its handler says, and leaves with 0 on SIGTERM', async () => {
+  const runner = start(['runner', '--module', fixtureStages, '--stage', 'echo', '--slot', 'cli-slot'])
+  await runner.waitForLine(/slot taken/)
+  const id = await submit(db.pool, 'echo', { a: 1 })
+  expect(await waitForResult(db.pool, id)).toEqual({ a: 1 })
+  const workers = await leaseholdJson<{ slot: string; pid: number }[]>(['workers'], env)
+  // The command has become the daemon: what is listed is what can be killed.
+  expect(workers).toMatchObject([{ slot: 'cli-slot', pid: runner.pid }])
+  expect((await leasehold(['logs', id], env)).stdout).toMatch(/^\S+ \S+Z info +got it \{"fields":1\}\n$/)
+  runner.kill('SIGTERM')
+  expect(await runner.exit).toEqual({ code: 0, signal: null })
+})
+
+test('a runner that is wrongly configured ends with 2', async () => {
+  const { code, stderr } = await leasehold(['runner', '--module', fixtureStages, '--stage', 'ehco'], env)
+  expect(code).toBe(2)
+  expect(stderr).toContain('ehco')
+})
+
+test('logs --follow shows each line once, as it comes, and ends with its task', async () => {
+  const id = await submit(db.pool, 'endless', {})
+  const follower = start(['logs', id, '--follow'])
+  const runner = start(['runner', '--module', fixtureStages, '--stage', 'endless'])
+  await follower.waitForLine(/warn +I shall not end by myself/)
+  await leasehold(['cancel', id], env)
+  await follower.waitForLine(new RegExp(`Task ${id} is cancelled`))
+  expect(await follower.exit).toEqual({ code: 0, signal: null })
+  expect(follower.output().match(/I shall not end/g)).toHaveLength(1)
+  runner.kill('SIGTERM')
+  await runner.exit
+})
+
+test('dev runs monitor and runners in one terminal, starts again what dies, and drains on Ctrl-C', async () => {
+  const dev = start(['dev', '--module', fixtureStages])
+  const started = await dev.waitForLine(/^runner +\| started, pid \d+/)
+  await dev.waitForLine(/^runner +\| .*slot taken/)
+  const id = await submit(db.pool, 'echo', { b: 2 })
+  expect(await waitForResult(db.pool, id)).toEqual({ b: 2 })
+  const seen = dev.output().length
+  process.kill(Number(/pid (\d+)/.exec(started)?.[1]), 'SIGKILL')
+  await dev.waitForLine(/^runner +\| was ended by SIGKILL; it is started again in 1 s/)
+  await dev.waitForLine(/^runner +\| .*slot taken/, { after: seen })
+  dev.kill('SIGINT')
+  expect(await dev.exit).toEqual({ code: 0, signal: null })
+  expect(dev.output()).toMatch(/^runner +\| ended$/m)
+  expect(dev.output()).toMatch(/^monitor +\| ended$/m)
+  expect(await leaseholdJson(['workers'], env)).toEqual([])
+})
+
+test('dev stops everything when a part of it is wrongly configured', async () => {
+  const dev = start(['dev', '--module', fixtureStages, '--stage', 'echo', 'ehco'])
+  expect(await dev.exit).toEqual({ code: 2, signal: null })
+  expect(dev.output()).toContain('is wrongly configured; everything stops')
+})
+
+test('db start owns an embedded server which the other commands find, and stops it on Ctrl-C', async () => {
+  const embedded = { LEASEHOLD_DATA_DIR: folder }
+  const server = start(['db', 'start'], embedded)
+  const ready = await server.waitForLine(/database ready/)
+  expect(ready).toMatch(/postgres:\/\/leasehold:\*\*\*@127\.0\.0\.1:\d+\/leasehold/)
+  const second = await leasehold(['db', 'start'], embedded)
+  expect([second.code, second.stderr]).toEqual([4, expect.stringContaining('It runs already')])
+  expect((await leasehold(['db', 'url'], embedded)).stdout).toMatch(/^postgres:\/\/leasehold:[^*]+@/)
+
+  expect((await leasehold(['migrate'], embedded)).code).toBe(0)
+  expect((await leasehold(['stages'], embedded)).stdout).toContain('No stage is known yet')
+  const { stdout, code } = await leasehold(['doctor'], embedded)
+  expect(stdout).toMatch(/bad +monitor +never looked/)
+  expect(code).toBe(1)
+
+  server.kill('SIGINT')
+  expect(await server.exit).toEqual({ code: 0, signal: null })
+  expect((await leasehold(['stages'], embedded)).stderr).toContain('npx leasehold db start')
+  expect((await leasehold(['db', 'stop'], embedded)).code).toBe(4)
+})
+
+test('db start reports it when its server ends without being asked', async () => {
+  const embedded = { LEASEHOLD_DATA_DIR: folder }
+  const server = start(['db', 'start'], embedded)
+  await server.waitForLine(/database ready/)
+  expect((await leasehold(['db', 'stop'], embedded)).code).toBe(0)
+  expect((await server.exit).code).toBe(1)
+  expect(server.output()).toContain('ended by itself')
+})
+
+test('db start starts nothing beside DATABASE_URL', async () => {
+  const { code, stderr } = await leasehold(['db', 'start'], env)
+  expect(code).toBe(2)
+  expect(stderr).toContain('unset DATABASE_URL')
+})

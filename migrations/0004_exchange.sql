@@ -495,7 +495,8 @@ $$;
 -- p_done_*: leases that were done without a result. p_endings: all other ends (settle_endings). p_children: tasks that
 -- handlers submit, [{parent_id, parent_fence, stage, payload, …}]: inserted only for parents whose end was accepted.
 -- p_notes: [{task_id, fence, kind: log|progress|checkpoint, …}], written while the lease holds, before it is settled.
--- p_stages, p_limits: how many to claim of each stage. p_run_id: only tasks of this run. p_promote: look for due tasks.
+-- p_stages, p_limits: how many to claim of each stage. p_run_id: only tasks of this run. p_promote: look for due tasks;
+-- null: the caller reads no receipt (a settlement beside the worker's loop): revocations are left for who does.
 -- p_wake_ms: null leaves it; > 0: wake me within that time when work is submitted; 0: I am busy, send nothing.
 -- Returns the claimed tasks, and last one row without task_id whose extra holds the receipt as JSON:
 --   {worker: live|expired|ended|unknown, reason, refused: [task ids], revoked: [{task_id, fence, reason}], due_in_ms, drain}
@@ -574,15 +575,18 @@ begin
       order by w.nr
     loop
       v_left := v_stage.free;
-      -- A suspect goes alone: one at a time per worker, so its neighbours in a crash are never suspects too.
-      if exists (select from leasehold.ready r where r.stage = v_stage.name and r.lane = 11)
-        and not exists (select from leasehold.leases l join leasehold.stages g on g.name = l.stage
+      -- A suspect goes alone: one at a time per worker, so its neighbours in a crash are never suspects too. A worker may
+      -- have two exchanges under way: the one that gets this lock looks and claims, the other passes suspects over.
+      if exists (select from leasehold.ready r where r.stage = v_stage.name and r.lane = 11) then
+        perform from leasehold.workers w where w.id = p_worker for no key update skip locked;
+        if found and not exists (select from leasehold.leases l join leasehold.stages g on g.name = l.stage
           where l.worker_id = p_worker and l.crashes > 0 and l.crashes >= g.max_crashes - 1)
-      then
-        return query select * from leasehold.claim_lanes(
-          p_worker, v_stage.name, array[11]::smallint[], 1, p_run_id, v_stage.timeout);
-        if found then
-          v_left := v_left - 1;
+        then
+          return query select * from leasehold.claim_lanes(
+            p_worker, v_stage.name, array[11]::smallint[], 1, p_run_id, v_stage.timeout);
+          if found then
+            v_left := v_left - 1;
+          end if;
         end if;
       end if;
       if v_left > 0 then
@@ -612,7 +616,7 @@ begin
   if v_worker.drain_asked then
     v_receipt := v_receipt || jsonb_build_object('drain', true);
   end if;
-  if exists (select from leasehold.revocations r where r.worker_id = p_worker) then
+  if p_promote is not null and exists (select from leasehold.revocations r where r.worker_id = p_worker) then
     v_receipt := v_receipt || jsonb_build_object('revoked', leasehold.take_revocations(p_worker));
   end if;
   return query select null::bigint, null::bigint, null::text, null::smallint, null::text, v_receipt::text;
@@ -693,14 +697,16 @@ $$;
 
 -- ----------------------------------------------------------------- the same, one verb at a time, for any language
 -- claim(worker, stage, limit): up to limit tasks of one stage. Zero rows: nothing to do, or the worker is not live.
+-- Of cancelled tasks such a worker hears by heartbeat().
 create function leasehold.claim(worker_id uuid, stage text, max_tasks integer default 1)
   returns table (task_id bigint, fence bigint, attempt smallint, payload jsonb, extra jsonb)
   language sql security definer
   set search_path = pg_catalog, leasehold, pg_temp
 as $$
+  select leasehold.promote_due(array[claim.stage]);
   select x.task_id, x.fence, x.attempt, x.payload::jsonb, x.extra::jsonb
   from leasehold.exchange(claim.worker_id, null, null, null, null, null,
-    array[claim.stage], array[greatest(claim.max_tasks, 0)], null, true, null) x
+    array[claim.stage], array[greatest(claim.max_tasks, 0)], null, null, null) x
   where x.task_id is not null
 $$;
 
@@ -728,7 +734,7 @@ begin
       || case when result is null then '{}' else jsonb_build_object('result', result) end
       || case when error is null then '{}' else jsonb_build_object('error', error) end),
     (select jsonb_agg(c || jsonb_build_object('parent_id', settle.task_id)) from jsonb_array_elements(children) c),
-    null, null, null, null, false, null) x
+    null, null, null, null, null, null) x
   where x.task_id is null;
   return v_receipt ->> 'worker' = 'live' and not (v_receipt ? 'refused');
 end

@@ -996,9 +996,10 @@ CREATE OR REPLACE FUNCTION leasehold.claim(worker_id uuid, stage text, max_tasks
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
+  select leasehold.promote_due(array[claim.stage]);
   select x.task_id, x.fence, x.attempt, x.payload::jsonb, x.extra::jsonb
   from leasehold.exchange(claim.worker_id, null, null, null, null, null,
-    array[claim.stage], array[greatest(claim.max_tasks, 0)], null, true, null) x
+    array[claim.stage], array[greatest(claim.max_tasks, 0)], null, null, null) x
   where x.task_id is not null
 $function$;
 
@@ -1522,15 +1523,18 @@ begin
       order by w.nr
     loop
       v_left := v_stage.free;
-      -- A suspect goes alone: one at a time per worker, so its neighbours in a crash are never suspects too.
-      if exists (select from leasehold.ready r where r.stage = v_stage.name and r.lane = 11)
-        and not exists (select from leasehold.leases l join leasehold.stages g on g.name = l.stage
+      -- A suspect goes alone: one at a time per worker, so its neighbours in a crash are never suspects too. A worker may
+      -- have two exchanges under way: the one that gets this lock looks and claims, the other passes suspects over.
+      if exists (select from leasehold.ready r where r.stage = v_stage.name and r.lane = 11) then
+        perform from leasehold.workers w where w.id = p_worker for no key update skip locked;
+        if found and not exists (select from leasehold.leases l join leasehold.stages g on g.name = l.stage
           where l.worker_id = p_worker and l.crashes > 0 and l.crashes >= g.max_crashes - 1)
-      then
-        return query select * from leasehold.claim_lanes(
-          p_worker, v_stage.name, array[11]::smallint[], 1, p_run_id, v_stage.timeout);
-        if found then
-          v_left := v_left - 1;
+        then
+          return query select * from leasehold.claim_lanes(
+            p_worker, v_stage.name, array[11]::smallint[], 1, p_run_id, v_stage.timeout);
+          if found then
+            v_left := v_left - 1;
+          end if;
         end if;
       end if;
       if v_left > 0 then
@@ -1560,7 +1564,7 @@ begin
   if v_worker.drain_asked then
     v_receipt := v_receipt || jsonb_build_object('drain', true);
   end if;
-  if exists (select from leasehold.revocations r where r.worker_id = p_worker) then
+  if p_promote is not null and exists (select from leasehold.revocations r where r.worker_id = p_worker) then
     v_receipt := v_receipt || jsonb_build_object('revoked', leasehold.take_revocations(p_worker));
   end if;
   return query select null::bigint, null::bigint, null::text, null::smallint, null::text, v_receipt::text;
@@ -2677,7 +2681,7 @@ begin
       || case when result is null then '{}' else jsonb_build_object('result', result) end
       || case when error is null then '{}' else jsonb_build_object('error', error) end),
     (select jsonb_agg(c || jsonb_build_object('parent_id', settle.task_id)) from jsonb_array_elements(children) c),
-    null, null, null, null, false, null) x
+    null, null, null, null, null, null) x
   where x.task_id is null;
   return v_receipt ->> 'worker' = 'live' and not (v_receipt ? 'refused');
 end

@@ -24,7 +24,7 @@ export async function inTransaction<T>(db: Db, work: (tx: Tx) => Promise<T>): Pr
   let broken: Error | undefined
   try {
     await client.query('begin isolation level read committed')
-    const result = await work(client as Tx)
+    const result = await work(client)
     await client.query('commit')
     return result
   } catch (error) {

@@ -37,7 +37,7 @@ export interface TaskStatus {
 }
 
 /** Refuses what is no id, so that no number beyond 2^53 is ever silently rounded. */
-function checkId(id: string): string {
+function checkId(id: unknown): string {
   if (typeof id === 'string' && /^\d{1,19}$/.test(id) && BigInt(id) < 2n ** 63n) return id
   throw new ValueRefusedError('22P02', null, `'${String(id).slice(0, 50)}' is no task id; ids are strings of digits`)
 }

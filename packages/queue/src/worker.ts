@@ -177,7 +177,8 @@ export async function settle(
     name: 'leasehold_settle_tx',
     text: exchangeText,
     rowMode: 'array',
-    values: [workerId, null, null, ending, children, null, null, null, null, false, null],
+    // promote null: revocations of other leases stay for the loop, which reads its own receipts only.
+    values: [workerId, null, null, ending, children, null, null, null, null, null, null],
   })
   const receipt = JSON.parse((rows as unknown as string[][])[0]![5]!) as Receipt
   return receipt.worker === 'live' && receipt.refused === undefined

@@ -101,6 +101,10 @@ export async function claimOne(db: Db, worker: string, stage: string): Promise<L
 /** How a lease is to end; the named arguments of leasehold.settle. */
 export type Ending = 'done' | 'fail' | 'release' | 'snooze' | 'cancel'
 
+function json(value: unknown): string | null {
+  return value === undefined ? null : JSON.stringify(value)
+}
+
 /** Settles one lease; false when it was refused. */
 export async function settle(
   db: Db,
@@ -115,7 +119,6 @@ export async function settle(
     children?: unknown
   } = {},
 ): Promise<boolean> {
-  const json = (value: unknown): string | null => (value === undefined ? null : JSON.stringify(value))
   const { rows } = await db.query<{ accepted: boolean }>(
     `select leasehold.settle($1, $2, $3, $4, result => $5, error => $6, retry_after => $7, retryable => $8,
        children => $9) as accepted`,

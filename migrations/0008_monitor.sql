@@ -146,11 +146,13 @@ as $$
     from leasehold.workers w where w.ended_at is null or w.ended_at > leasehold.clock() - interval '1 day'
   ), by_stage as (
     select u.stage, count(*) filter (where w.live) as live_workers,
-      count(distinct w.slot) filter (where w.live or w.beat_at > leasehold.clock() - p_lonely) as recent_slots,
-      max(w.beat_at) as last_seen
+      count(distinct w.slot) filter (where w.live or coalesce(w.ended_at, w.expires_at) > leasehold.clock() - p_lonely)
+        as recent_slots,
+      -- A dead worker counts until it was released: its death is news of its own.
+      max(coalesce(w.ended_at, w.expires_at)) as last_live, max(w.beat_at) as last_seen
     from seen w cross join lateral unnest(w.stages) as u(stage) group by 1
   ), stage_work as (
-    select s.name, s.expected_workers, s.registered_at, b.last_seen,
+    select s.name, s.expected_workers, s.registered_at, b.last_live, b.last_seen,
       coalesce(b.live_workers, 0) as live_workers, coalesce(b.recent_slots, 0) as recent_slots,
       case when coalesce(b.live_workers, 0) = 0 then least(
         (select min(greatest(t.submitted_at, t.run_at)) from generate_series(0, 11) as g(lane)
@@ -169,7 +171,7 @@ as $$
     where s.paused_until is null or s.paused_until <= leasehold.clock()
   ), lonely as (
     select s.* from stage_work s
-    where s.live_workers = 0 and greatest(s.oldest, s.last_seen) < leasehold.clock() - p_lonely and s.oldest is not null
+    where s.live_workers = 0 and greatest(s.oldest, s.last_live) < leasehold.clock() - p_lonely and s.oldest is not null
   )
   -- The last beat tells how old the loop's turn was then; a worker that is silent as well is not wedged but about to be dead.
   select 'worker_wedged', w.id::text,

@@ -54,18 +54,20 @@ const maxLogged = 20
 /** Looks once. Throws when the database fails; nothing of the look has then happened. */
 export async function look(deps: LookDeps): Promise<Look> {
   const { contact } = deps
+  let unrequested = false
   const found = await inTransaction(deps.db, async (tx): Promise<Look> => {
     await tx.query(patience)
     const silentMs = await monitorBeat(tx, deps.monitor, contact.awayMs)
     const { looked, unfinished, opened, resolved } = await monitorTick(tx, deps.limits)
     const news = worthAMail({ opened, resolved })
     const alertId = news === null ? null : await writeAlert(tx, news, deps)
+    if (alertId !== null) unrequested = !(await requestWithoutRisk(tx, deps))
     return { looked, unfinished, silentMs, opened, resolved, alertId }
   })
   contact.reached()
   contact.reported()
   tell(found, deps.log)
-  if (deps.canRequestDelivery()) await recoverDelivery(deps.db)
+  if (deps.canRequestDelivery()) await recoverWithoutRisk(deps, unrequested ? 0 : undefined)
   return found
 }
 
@@ -77,27 +79,42 @@ async function writeAlert(tx: Tx, news: News, deps: LookDeps): Promise<string> {
   // All of one look happened at one moment of the database's clock; this machine's may be wrong.
   const at = new Date(first?.resolved_at ?? first?.opened_at ?? Date.now())
   const { subject, body } = compose(news, reporter, at)
-  const alertId = await queueAlert(tx, {
+  return queueAlert(tx, {
     incidentIds: incidents.map((incident) => incident.id),
     subject,
     body,
   })
-  if (deps.canRequestDelivery()) await requestWithoutRisk(tx, deps.log)
-  return alertId
 }
 
-/** A job that cannot be made must not take the release of workers down with it; the alert is found again later. */
-async function requestWithoutRisk(tx: Tx, log: Log): Promise<void> {
+/** A job that cannot be made must not take the release of workers down with it; false: the alert has none yet. */
+async function requestWithoutRisk(tx: Tx, deps: LookDeps): Promise<boolean> {
+  if (!deps.canRequestDelivery()) return false
   await tx.query('savepoint delivery')
   try {
     await requestDelivery(tx, 0)
+    return true
   } catch (error) {
     await tx.query('rollback to savepoint delivery')
-    log.warn(
-      { event: 'delivery.deferred', reason: describeError(error).message },
-      'delivery job could not be made',
-    )
+    deferred(deps.log, error)
+    return false
   }
+}
+
+/** The look is done and committed: what happens here must not make it look failed. */
+async function recoverWithoutRisk(deps: LookDeps, slackMs: number | undefined): Promise<void> {
+  try {
+    await recoverDelivery(deps.db, slackMs)
+  } catch (error) {
+    deferred(deps.log, error)
+  }
+}
+
+function deferred(log: Log, error: unknown): void {
+  const reason = describeError(error).message
+  log.warn(
+    { event: 'delivery.deferred', reason },
+    'delivery job could not be made; the next look tries again',
+  )
 }
 
 function tell(found: Look, log: Log): void {

@@ -46,9 +46,12 @@ export async function requestDelivery(db: Db, delayMs: number): Promise<void> {
   )
 }
 
-/** Asks for a delivery when an alert is due for a while and nobody has it in hand: its job died with its process. */
-export async function recoverDelivery(db: Db): Promise<void> {
-  if (await deliveryOverdue(db, claimMs / 2)) await requestDelivery(db, 0)
+/**
+ * Asks for a delivery when an alert has been due for `slackMs` and nobody has it in hand: its job died with its process,
+ * or could not be made when it was written. A slack leaves the job that stands its time.
+ */
+export async function recoverDelivery(db: Db, slackMs: number = claimMs / 2): Promise<void> {
+  if (await deliveryOverdue(db, slackMs)) await requestDelivery(db, 0)
 }
 
 /**
@@ -100,12 +103,10 @@ export function bundle(alerts: readonly ClaimedAlert[]): Mail {
   const facts = { alertIds: alerts.map((alert) => alert.id), createdAt: first.created_at }
   if (alerts.length === 1) return { ...facts, subject: first.subject, body: first.body }
   const newest = alerts.at(-1) ?? first
-  const tries = Math.max(...alerts.map((alert) => alert.tries))
+  const failed = Math.max(...alerts.map((alert) => alert.tries)) - 1
   const why =
-    tries > 1
-      ? `They could not be sent before (${tries - 1} tries failed).`
-      : 'They were written closely together.'
-  const parts = [`${alerts.length} alerts since ${moment(first.created_at)}. ${why}\n`]
+    failed > 0 ? ` They could not be sent before; ${failed} ${failed === 1 ? 'try' : 'tries'} failed.` : ''
+  const parts = [`${alerts.length} alerts since ${moment(first.created_at)}.${why}\n`]
   let room = maxBundleCharacters
   for (const alert of alerts) {
     room -= alert.body.length
@@ -114,7 +115,7 @@ export function bundle(alerts: readonly ClaimedAlert[]): Mail {
   }
   return {
     ...facts,
-    subject: `Leasehold: ${alerts.length} alerts held back; last: ${newest.subject.replace(/^Leasehold: /, '')}`,
+    subject: `Leasehold: ${alerts.length} alerts${failed > 0 ? ' held back' : ''}; last: ${newest.subject.replace(/^Leasehold: /, '')}`,
     body: parts.join('\n'),
   }
 }

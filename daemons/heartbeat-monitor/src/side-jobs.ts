@@ -101,8 +101,9 @@ export class SideJobs {
       (error: unknown) => ({ error }),
     )
     try {
-      if (this.deps.mail !== null) await recoverDelivery(this.pool)
+      // Ready first: an alert written from here on has its job made by the look that wrote it.
       this.ready = true
+      if (this.deps.mail !== null) await recoverDelivery(this.pool, 0)
       started()
       const asked = sleep(2 ** 31 - 1, AbortSignal.any([this.stopped.signal, this.restart.signal]))
       const end = await Promise.race([ended, asked])

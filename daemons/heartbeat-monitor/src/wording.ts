@@ -28,7 +28,7 @@ const workerDead: Wording<'worker_dead'> = {
     const released = deaths.reduce((sum, death) => sum + death.details.released_count, 0)
     const aside = deaths.reduce((sum, death) => sum + death.details.quarantined_count, 0)
     const tasks = released + aside === 0 ? 'no task was held' : `${count(released, 'task')} released`
-    return `${count(deaths.length, 'worker')} died, ${tasks}${aside === 0 ? '' : `, ${aside} quarantined`}`
+    return `${count(deaths.length, 'worker')} died, ${tasks}`
   },
   describe({ details }) {
     return block(`DEAD  ${oneLine(details.slot)}`, {

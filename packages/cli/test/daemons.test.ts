@@ -30,6 +30,18 @@ function start(args: readonly string[], more: Record<string, string> = env): Tes
   return spawnProcess({ script: bin, args, env: more })
 }
 
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch {
+    return false
+  }
+}
+
+async function slots(): Promise<string[]> {
+  return (await leaseholdJson<{ slot: string }[]>(['workers'], env)).map(({ slot }) => slot)
+}
+
 test('a runner works, stores what its handler says, and leaves with 0 on SIGTERM', async () => {
   const runner = start(['runner', '--module', fixtureStages, '--stage', 'echo', '--slot', 'cli-slot'])
   await runner.waitForLine(/slot taken/)
@@ -76,7 +88,20 @@ test('dev runs monitor and runners in one terminal, starts again what dies, and 
   expect(await dev.exit).toEqual({ code: 0, signal: null })
   expect(dev.output()).toMatch(/^runner +\| ended$/m)
   expect(dev.output()).toMatch(/^monitor +\| ended$/m)
-  expect(await leaseholdJson(['workers'], env)).toEqual([])
+  expect(await slots()).not.toContainEqual(expect.stringMatching(/^runner@/))
+})
+
+test('when dev is killed, what it started drains and ends by itself', async () => {
+  const dev = start(['dev', '--module', fixtureStages])
+  const lines = await Promise.all(
+    [/^runner +\| started, pid/, /^monitor +\| started, pid/].map((line) => dev.waitForLine(line)),
+  )
+  const pids = lines.map((line) => Number(/pid (\d+)/.exec(line)?.[1]))
+  await Promise.all([dev.waitForLine(/slot taken/), dev.waitForLine(/monitor started/)])
+  dev.kill('SIGKILL')
+  await dev.exit
+  await expect.poll(() => pids.filter(isAlive), { timeout: 20_000 }).toEqual([])
+  expect(await slots()).not.toContainEqual(expect.stringMatching(/^runner@/))
 })
 
 test('dev stops everything when a part of it is wrongly configured', async () => {

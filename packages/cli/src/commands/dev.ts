@@ -55,12 +55,15 @@ async function dev(context: Context, options: DevOptions): Promise<void> {
     const applied = (await migrateAll(database.url)).flatMap((set) => set.applied)
     terminal.out(`database ${withoutPasswords(database.url)}${applied.length > 0 ? ', migrated' : ''}`)
     if (signals > 0) return
-    const forChildren = { terminal, environment: { ...environment, DATABASE_URL: database.url } }
-    const runners = new Fleet(runnerMembers(options), { ...forChildren, restart: options.restart })
-    const monitor = new Fleet([{ name: 'monitor', entry: monitorEntry, args: [] }], {
-      ...forChildren,
+    const members = runnerMembers(options)
+    const fleetOptions = {
+      terminal,
+      environment: { ...environment, DATABASE_URL: database.url },
       restart: options.restart,
-    })
+      nameWidth: Math.max(...[...members, monitorMember].map(({ name }) => name.length)),
+    }
+    const runners = new Fleet(members, fleetOptions)
+    const monitor = new Fleet([monitorMember], fleetOptions)
     fleets.push(runners, monitor)
     const monitorEnded = monitor.ended.then((misconfigured) => {
       if (misconfigured) runners.stop()
@@ -75,6 +78,8 @@ async function dev(context: Context, options: DevOptions): Promise<void> {
     await database.stop()
   }
 }
+
+const monitorMember: Member = { name: 'monitor', entry: monitorEntry, args: [] }
 
 function runnerMembers({ module, stage }: DevOptions): Member[] {
   const host = hostname().slice(0, 40)

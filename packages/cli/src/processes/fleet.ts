@@ -2,8 +2,8 @@
  * Several daemons as children of one terminal: started, prefixed, restarted when they die, drained in order.
  *
  * Invariant: when `ended` settles, no child is left. Children have sessions of their own, so that Ctrl-C reaches this
- * process alone and each child is asked exactly once to drain. A wrong configuration (exit code 2) is never restarted.
- * Production has systemd for this; see systemd/.
+ * process alone and each child is asked once to drain; when this process is killed, they drain by themselves
+ * (end-with-parent.ts). A wrong configuration (exit code 2) is never restarted. Production has systemd for all this.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
@@ -28,10 +28,16 @@ export interface FleetOptions {
   readonly environment: Environment
   /** Start a member that died again, after 1 s, 2 s … 30 s. */
   readonly restart: boolean
+  /** Names are padded to this many characters. */
+  readonly nameWidth: number
 }
 
 const colours = ['cyan', 'magenta', 'blue', 'yellow', 'green'] as const
 const healthyAfterMs = 60_000
+const endWithParent = new URL(
+  import.meta.url.endsWith('.ts') ? './end-with-parent.ts' : './end-with-parent.js',
+  import.meta.url,
+).href
 
 /** A running group of daemons. */
 export class Fleet {
@@ -40,12 +46,10 @@ export class Fleet {
   private readonly options: FleetOptions
   private readonly running = new Map<Member, ChildProcess>()
   private readonly stopping = new AbortController()
-  private readonly width: number
   private misconfigured = false
 
   constructor(members: readonly Member[], options: FleetOptions) {
     this.options = options
-    this.width = Math.max(...members.map((member) => member.name.length))
     const lives = members.map((member, index) => this.keep(member, colours[index % colours.length] ?? 'cyan'))
     this.ended = Promise.all(lives).then(() => this.misconfigured)
   }
@@ -58,8 +62,8 @@ export class Fleet {
 
   /** Runs one member until it has ended for good. */
   private async keep(member: Member, colour: (typeof colours)[number]): Promise<void> {
-    const { terminal, restart } = this.options
-    const prefix = `${terminal.paint(colour, member.name.padEnd(this.width))} | `
+    const { terminal, restart, nameWidth } = this.options
+    const prefix = `${terminal.paint(colour, member.name.padEnd(nameWidth))} | `
     let pauseMs = 1_000
     for (;;) {
       const startedAt = performance.now()
@@ -88,9 +92,10 @@ export class Fleet {
 
   private async runOnce(member: Member, prefix: string): Promise<{ code: number | null; how: string }> {
     const { terminal, environment } = this.options
-    const child = spawn(process.execPath, [...nodeArguments(member.entry), ...member.args], {
+    const args = ['--import', endWithParent, ...nodeArguments(member.entry), ...member.args]
+    const child = spawn(process.execPath, args, {
       env: definedOnly(environment),
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       detached: true,
     })
     this.running.set(member, child)
@@ -108,6 +113,7 @@ export class Fleet {
   }
 }
 
-async function eachLine(stream: Readable, show: (line: string) => void): Promise<void> {
+async function eachLine(stream: Readable | null, show: (line: string) => void): Promise<void> {
+  if (stream === null) return
   for await (const line of createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY })) show(line)
 }

@@ -23,16 +23,19 @@ export class Contact {
 
   /** A statement succeeded. Answers how long the database had been out of reach before, 0 when it was not. */
   reached(): number {
-    const awayMs = this.lost ? performance.now() - this.reachedAt : 0
+    const { lost } = this
+    const awayMs = lost ? performance.now() - this.reachedAt : 0
     this.unreportedMs = Math.max(this.unreportedMs, awayMs)
     this.reachedAt = performance.now()
     this.lost = false
     const failures = this.outage.recovered()
-    if (failures > 0) {
+    if (failures > 0 && lost) {
       this.log.info(
         { event: 'database.answers', failures, awayMs: Math.round(awayMs) },
         'database answers again',
       )
+    } else if (failures > 0) {
+      this.log.info({ event: 'duty.recovered', failures }, 'the monitor does its duties again')
     }
     return awayMs
   }

@@ -40,20 +40,7 @@ export async function sendMail(
   mail: Mail,
   signal: AbortSignal,
 ): Promise<string | null> {
-  const local = isLoopback(settings.host)
-  const transport = createTransport({
-    host: settings.host,
-    port: settings.port,
-    secure: settings.port === 465,
-    connectionTimeout: connectMs,
-    dnsTimeout: connectMs,
-    greetingTimeout: connectMs,
-    socketTimeout: totalMs / 2,
-    requireTLS: settings.login !== null && !local,
-    // A mail server on this machine usually has a certificate which nobody signed, and no network to be heard on.
-    tls: { rejectUnauthorized: !local },
-    ...(settings.login && { auth: { user: settings.login.user, pass: settings.login.password } }),
-  })
+  const transport = createTransport(transportOptions(settings))
   try {
     const sent = await transport.sendMail({
       from: settings.from,
@@ -72,6 +59,36 @@ export async function sendMail(
     return refused.length === 0 ? null : `refused for ${refused.join(', ')}`
   } finally {
     transport.close()
+  }
+}
+
+/** How the server is spoken to; every phase has an end of its own, and `sendMail` the last word. */
+export function transportOptions(settings: SmtpConfig): {
+  readonly host: string
+  readonly port: number
+  readonly secure: boolean
+  readonly requireTLS: boolean
+  readonly tls: { readonly rejectUnauthorized: boolean }
+  readonly connectionTimeout: number
+  readonly dnsTimeout: number
+  readonly greetingTimeout: number
+  readonly socketTimeout: number
+  readonly auth?: { readonly user: string; readonly pass: string }
+} {
+  const { host, port, login } = settings
+  const local = isLoopback(host)
+  return {
+    host,
+    port,
+    secure: port === 465,
+    requireTLS: login !== null && !local,
+    // A mail server on this machine usually has a certificate which nobody signed, and no network to be heard on.
+    tls: { rejectUnauthorized: !local },
+    connectionTimeout: connectMs,
+    dnsTimeout: connectMs,
+    greetingTimeout: connectMs,
+    socketTimeout: totalMs / 2,
+    ...(login && { auth: { user: login.user, pass: login.password } }),
   }
 }
 

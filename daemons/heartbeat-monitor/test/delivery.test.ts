@@ -224,3 +224,23 @@ test('housekeeping runs as jobs: partitions lie ahead, depths are counted but no
   expect(rows).toEqual([{ stage: 's', ready: 1 }])
   expect(await alerts(db)).toEqual([])
 })
+
+test('a member of leasehold_owner that may create a schema is all a monitor needs to be', async ({
+  onTestFinished,
+}) => {
+  const role = `monitor_${db.name}`
+  await db.pool.query(`create role ${role} login password 'made up' in role leasehold_owner`)
+  await db.pool.query(`grant create on database ${db.name} to ${role}`)
+  onTestFinished(async () => {
+    await db.pool.query(`drop owned by ${role} cascade; drop role ${role}`)
+  })
+  const url = new URL(db.url)
+  url.username = role
+  url.password = 'made up'
+  const monitor = await watch(db, mail, { connectionString: url.href })
+  await death('one')
+  await monitor.tick()
+
+  await mail.mail(1)
+  expect(monitor.lines.all.filter((line) => line.level === 'error')).toEqual([])
+})

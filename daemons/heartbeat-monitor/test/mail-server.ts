@@ -18,23 +18,32 @@ export class MailServer {
   readonly mails: Email[] = []
   /** The names that logged in. */
   readonly logins: string[] = []
+  /** For each attempt, whether it came encrypted. */
+  readonly encrypted: boolean[] = []
   /** How often somebody wanted to hand over a mail. */
   attempts = 0
   private readonly events = new EventEmitter()
   private readonly sockets = new Set<Socket>()
   private server: SMTPServer | null = null
+  private readonly startTls: boolean
+
+  /** With `startTls` it offers encryption by a certificate that nobody signed. */
+  constructor(options: { startTls?: boolean } = {}) {
+    this.startTls = options.startTls ?? false
+  }
 
   /** Starts it; after `stop`, on the same port. */
   async start(): Promise<this> {
     const server = new SMTPServer({
       authOptional: true,
-      disabledCommands: ['STARTTLS'],
+      disabledCommands: this.startTls ? [] : ['STARTTLS'],
       closeTimeout: 10,
       onAuth: ({ username }, _session, done) => {
         this.logins.push(username ?? '')
         done(null, { user: username })
       },
-      onMailFrom: (_address, _session, done) => {
+      onMailFrom: (_address, session, done) => {
+        this.encrypted.push(session.secure)
         this.attempts += 1
         this.events.emit('attempt')
         // Hanging is not calling back.

@@ -182,9 +182,11 @@ create index dependencies_by_child on leasehold.dependencies (child_id);
 
 -- A nudge says: look again whether this waiting task, or the next one of this key, may go. Whoever frees a key or ends
 -- a parent leaves one in its own transaction and takes no lock on others; the next claim of the stage acts on it.
+-- parent_id is the parent that ended; null asks to look at all of them, once, after the child was submitted.
 create table leasehold.nudges (
   id bigint generated always as identity primary key,
   task_id bigint,
+  parent_id bigint,
   stage text collate "C" not null,
   concurrency_key text collate "C",
   constraint nudge_names_a_task_or_a_key check ((task_id is null) <> (concurrency_key is null))

@@ -41,8 +41,8 @@ create function leasehold.after_end(p_task_ids bigint[], p_outcome text) returns
 as $$
 begin
   delete from leasehold.task_keys k where k.task_id = any (p_task_ids);
-  insert into leasehold.nudges (task_id, stage)
-  select d.child_id, t.stage
+  insert into leasehold.nudges (task_id, parent_id, stage)
+  select d.child_id, d.parent_id, t.stage
   from leasehold.dependencies d join leasehold.tasks t on t.id = d.child_id
   where d.parent_id = any (p_task_ids);
   if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
@@ -85,11 +85,11 @@ declare
 begin
   perform leasehold.require_read_committed('process_nudges');
   for v_nudge in
-    select n.id, n.stage, n.task_id, n.concurrency_key from leasehold.nudges n
+    select n.id, n.stage, n.task_id, n.parent_id, n.concurrency_key from leasehold.nudges n
     where n.stage = any (p_stages) order by n.id limit p_limit for update skip locked
   loop
     if v_nudge.task_id is not null then
-      continue when not leasehold.free_child(v_nudge.task_id);
+      continue when not leasehold.free_child(v_nudge.task_id, v_nudge.parent_id);
     else
       continue when not leasehold.lock_key(v_nudge.stage, v_nudge.concurrency_key);
       select s.key_limit
@@ -143,12 +143,13 @@ begin
 end
 $$;
 
--- Looks at one child: true when nothing more is to be done for this nudge (freed, cancelled, still waiting for a parent
--- whose end will nudge again, or no longer waiting), false when a parent or the child is being changed right now.
+-- Looks at one child because p_parent has ended, or, with null, at all its parents, as is done once after submission.
+-- True when nothing more is to be done for this nudge: freed, cancelled, no longer waiting, or still waiting for parents
+-- whose end will nudge again. False when the child or a parent is being changed right now: look again.
+-- A parent may be ending in a transaction that cannot see the child's edges. So the first look share-locks each parent
+-- that stands still: its end must wait for this transaction and will then see the edge.
 -- A nudge for a task that has ended is one left by its own end (see after_end): its children are nudged now.
--- A parent that stands still is key-share locked while its edge is left in place: its end must wait for this
--- transaction and will then see the edge.
-create function leasehold.free_child(p_child bigint) returns boolean
+create function leasehold.free_child(p_child bigint, p_parent bigint) returns boolean
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
 as $$
@@ -156,44 +157,59 @@ declare
   v_child record;
   v_parent bigint;
   v_outcome text;
+  v_again boolean := false;
 begin
   select w.* into v_child from leasehold.waiting w where w.task_id = p_child and w.for_parents for update skip locked;
   if not found then
     if exists (select from leasehold.waiting w where w.task_id = p_child and w.for_parents) then
       return false;
     end if;
-    if leasehold.final_outcome(p_child) is not null then
-      insert into leasehold.nudges (task_id, stage)
-      select d.child_id, t.stage
+    if p_parent is null and leasehold.final_outcome(p_child) is not null then
+      insert into leasehold.nudges (task_id, parent_id, stage)
+      select d.child_id, p_child, t.stage
       from leasehold.dependencies d join leasehold.tasks t on t.id = d.child_id where d.parent_id = p_child;
     end if;
     return true;
   end if;
   for v_parent in
-    select d.parent_id from leasehold.dependencies d where d.child_id = p_child order by d.parent_id
+    select d.parent_id from leasehold.dependencies d
+    where d.child_id = p_child and (p_parent is null or d.parent_id = p_parent) order by d.parent_id
   loop
     v_outcome := leasehold.final_outcome(v_parent);
-    if v_outcome is null then
-      perform from leasehold.leases where task_id = v_parent for key share skip locked;
-      if found then return true; end if;
-      perform from leasehold.ready where task_id = v_parent for key share skip locked;
-      if found then return true; end if;
-      perform from leasehold.scheduled where task_id = v_parent for key share skip locked;
-      if found then return true; end if;
-      perform from leasehold.waiting where task_id = v_parent for key share skip locked;
-      return found;
-    end if;
-    if v_outcome <> 'done' then
+    if v_outcome in ('dead', 'cancelled') then
       return leasehold.end_unleased(p_child, 'cancelled',
         pg_catalog.jsonb_build_object('code', 'parent_failed', 'message', 'parent task ' || v_parent || ' ended ' || v_outcome,
-          'parent', v_parent));
+          'parent', v_parent::text));
+    elsif v_outcome = 'done' then
+      delete from leasehold.dependencies d where d.parent_id = v_parent and d.child_id = p_child;
+    elsif p_parent is null and not leasehold.stands_still(v_parent) then
+      v_again := true;
     end if;
-    delete from leasehold.dependencies d where d.parent_id = v_parent and d.child_id = p_child;
   end loop;
+  if v_again or exists (select from leasehold.dependencies d where d.child_id = p_child) then
+    return not v_again;
+  end if;
   delete from leasehold.waiting w where w.task_id = p_child;
   perform leasehold.enter(array[p_child], array[v_child.failures], array[v_child.crashes],
     (select array[t.run_at] from leasehold.tasks t where t.id = p_child), false);
   return true;
+end
+$$;
+
+-- True when the unfinished task is in a state that nobody changes right now; until this transaction ends, nobody can.
+create function leasehold.stands_still(p_task_id bigint) returns boolean
+  language plpgsql security definer
+  set search_path = pg_catalog, leasehold, pg_temp
+as $$
+begin
+  perform from leasehold.leases where task_id = p_task_id for key share skip locked;
+  if found then return true; end if;
+  perform from leasehold.ready where task_id = p_task_id for key share skip locked;
+  if found then return true; end if;
+  perform from leasehold.scheduled where task_id = p_task_id for key share skip locked;
+  if found then return true; end if;
+  perform from leasehold.waiting where task_id = p_task_id for key share skip locked;
+  return found;
 end
 $$;
 
@@ -564,9 +580,11 @@ begin
     if p_promote then
       perform leasehold.promote_due(p_stages);
     end if;
-    if exists (select from leasehold.nudges n where n.stage = any (p_stages)) then
-      perform leasehold.process_nudges(p_stages);
-    end if;
+    -- Acting on nudges may leave new ones (a freed child with a key, children of a cancelled child): a few rounds.
+    for i in 1 .. 5 loop
+      exit when not exists (select from leasehold.nudges n where n.stage = any (p_stages));
+      exit when leasehold.process_nudges(p_stages) not between 1 and 199;
+    end loop;
     for v_stage in
       select w.name, w.free, s.timeout
       from unnest(p_stages, p_limits) with ordinality as w(name, free, nr)

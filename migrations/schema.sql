@@ -131,6 +131,7 @@ create table leasehold.monitors (
 create table leasehold.nudges (
   id bigint generated always as identity not null,
   task_id bigint,
+  parent_id bigint,
   stage text not null,
   concurrency_key text,
   constraint nudges_pkey PRIMARY KEY (id),
@@ -867,8 +868,8 @@ CREATE OR REPLACE FUNCTION leasehold.after_end(p_task_ids bigint[], p_outcome te
 AS $function$
 begin
   delete from leasehold.task_keys k where k.task_id = any (p_task_ids);
-  insert into leasehold.nudges (task_id, stage)
-  select d.child_id, t.stage
+  insert into leasehold.nudges (task_id, parent_id, stage)
+  select d.child_id, d.parent_id, t.stage
   from leasehold.dependencies d join leasehold.tasks t on t.id = d.child_id
   where d.parent_id = any (p_task_ids);
   if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
@@ -1512,9 +1513,11 @@ begin
     if p_promote then
       perform leasehold.promote_due(p_stages);
     end if;
-    if exists (select from leasehold.nudges n where n.stage = any (p_stages)) then
-      perform leasehold.process_nudges(p_stages);
-    end if;
+    -- Acting on nudges may leave new ones (a freed child with a key, children of a cancelled child): a few rounds.
+    for i in 1 .. 5 loop
+      exit when not exists (select from leasehold.nudges n where n.stage = any (p_stages));
+      exit when leasehold.process_nudges(p_stages) not between 1 and 199;
+    end loop;
     for v_stage in
       select w.name, w.free, s.timeout
       from unnest(p_stages, p_limits) with ordinality as w(name, free, nr)
@@ -1747,7 +1750,7 @@ AS $function$
   from leasehold.attempts a where a.task_id = p_task_id order by a.fence desc limit 1
 $function$;
 
-CREATE OR REPLACE FUNCTION leasehold.free_child(p_child bigint)
+CREATE OR REPLACE FUNCTION leasehold.free_child(p_child bigint, p_parent bigint)
  RETURNS boolean
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -1757,40 +1760,38 @@ declare
   v_child record;
   v_parent bigint;
   v_outcome text;
+  v_again boolean := false;
 begin
   select w.* into v_child from leasehold.waiting w where w.task_id = p_child and w.for_parents for update skip locked;
   if not found then
     if exists (select from leasehold.waiting w where w.task_id = p_child and w.for_parents) then
       return false;
     end if;
-    if leasehold.final_outcome(p_child) is not null then
-      insert into leasehold.nudges (task_id, stage)
-      select d.child_id, t.stage
+    if p_parent is null and leasehold.final_outcome(p_child) is not null then
+      insert into leasehold.nudges (task_id, parent_id, stage)
+      select d.child_id, p_child, t.stage
       from leasehold.dependencies d join leasehold.tasks t on t.id = d.child_id where d.parent_id = p_child;
     end if;
     return true;
   end if;
   for v_parent in
-    select d.parent_id from leasehold.dependencies d where d.child_id = p_child order by d.parent_id
+    select d.parent_id from leasehold.dependencies d
+    where d.child_id = p_child and (p_parent is null or d.parent_id = p_parent) order by d.parent_id
   loop
     v_outcome := leasehold.final_outcome(v_parent);
-    if v_outcome is null then
-      perform from leasehold.leases where task_id = v_parent for key share skip locked;
-      if found then return true; end if;
-      perform from leasehold.ready where task_id = v_parent for key share skip locked;
-      if found then return true; end if;
-      perform from leasehold.scheduled where task_id = v_parent for key share skip locked;
-      if found then return true; end if;
-      perform from leasehold.waiting where task_id = v_parent for key share skip locked;
-      return found;
-    end if;
-    if v_outcome <> 'done' then
+    if v_outcome in ('dead', 'cancelled') then
       return leasehold.end_unleased(p_child, 'cancelled',
         pg_catalog.jsonb_build_object('code', 'parent_failed', 'message', 'parent task ' || v_parent || ' ended ' || v_outcome,
-          'parent', v_parent));
+          'parent', v_parent::text));
+    elsif v_outcome = 'done' then
+      delete from leasehold.dependencies d where d.parent_id = v_parent and d.child_id = p_child;
+    elsif p_parent is null and not leasehold.stands_still(v_parent) then
+      v_again := true;
     end if;
-    delete from leasehold.dependencies d where d.parent_id = v_parent and d.child_id = p_child;
   end loop;
+  if v_again or exists (select from leasehold.dependencies d where d.child_id = p_child) then
+    return not v_again;
+  end if;
   delete from leasehold.waiting w where w.task_id = p_child;
   perform leasehold.enter(array[p_child], array[v_child.failures], array[v_child.crashes],
     (select array[t.run_at] from leasehold.tasks t where t.id = p_child), false);
@@ -2099,11 +2100,11 @@ declare
 begin
   perform leasehold.require_read_committed('process_nudges');
   for v_nudge in
-    select n.id, n.stage, n.task_id, n.concurrency_key from leasehold.nudges n
+    select n.id, n.stage, n.task_id, n.parent_id, n.concurrency_key from leasehold.nudges n
     where n.stage = any (p_stages) order by n.id limit p_limit for update skip locked
   loop
     if v_nudge.task_id is not null then
-      continue when not leasehold.free_child(v_nudge.task_id);
+      continue when not leasehold.free_child(v_nudge.task_id, v_nudge.parent_id);
     else
       continue when not leasehold.lock_key(v_nudge.stage, v_nudge.concurrency_key);
       select s.key_limit
@@ -2819,6 +2820,24 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.stands_still(p_task_id bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  perform from leasehold.leases where task_id = p_task_id for key share skip locked;
+  if found then return true; end if;
+  perform from leasehold.ready where task_id = p_task_id for key share skip locked;
+  if found then return true; end if;
+  perform from leasehold.scheduled where task_id = p_task_id for key share skip locked;
+  if found then return true; end if;
+  perform from leasehold.waiting where task_id = p_task_id for key share skip locked;
+  return found;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.submit(stage text, payload jsonb DEFAULT '{}'::jsonb, priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, key text DEFAULT NULL::text, run_id text DEFAULT NULL::text, title text DEFAULT NULL::text, max_attempts integer DEFAULT NULL::integer, timeout interval DEFAULT NULL::interval, depends_on bigint[] DEFAULT NULL::bigint[], concurrency_key text DEFAULT NULL::text, meta jsonb DEFAULT NULL::jsonb, on_key_conflict text DEFAULT 'error'::text)
  RETURNS bigint
  LANGUAGE plpgsql
@@ -3094,7 +3113,7 @@ revoke execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[]
 revoke execute on function leasehold.expire_deadlines(p_slack interval, p_limit integer) from public;
 revoke execute on function leasehold.explain_task(task_id bigint) from public;
 revoke execute on function leasehold.final_outcome(p_task_id bigint) from public;
-revoke execute on function leasehold.free_child(p_child bigint) from public;
+revoke execute on function leasehold.free_child(p_child bigint, p_parent bigint) from public;
 revoke execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) from public;
 revoke execute on function leasehold.leave(worker_id uuid, reason text) from public;
 revoke execute on function leasehold.lock_key(p_stage text, p_key text) from public;
@@ -3129,6 +3148,7 @@ revoke execute on function leasehold.sample_depths(p_share real) from public;
 revoke execute on function leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, retry_after interval, retryable boolean, children jsonb) from public;
 revoke execute on function leasehold.settle_done(p_worker uuid, p_task_ids bigint[], p_fences bigint[]) from public;
 revoke execute on function leasehold.settle_endings(p_worker uuid, p_endings jsonb) from public;
+revoke execute on function leasehold.stands_still(p_task_id bigint) from public;
 revoke execute on function leasehold.submit(stage text, payload jsonb, priority integer, run_at timestamp with time zone, key text, run_id text, title text, max_attempts integer, timeout interval, depends_on bigint[], concurrency_key text, meta jsonb, on_key_conflict text) from public;
 revoke execute on function leasehold.submit_children(p_children jsonb, p_parents bigint[]) from public;
 revoke execute on function leasehold.take_revocations(p_worker uuid) from public;

@@ -3,8 +3,8 @@
  *
  * Each request takes the next scripted reply; `requests` holds the bodies that came. A request beyond the script is answered with status 500.
  */
-import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { listenOnLoopback } from './loopback.ts'
 
 /** What the server does with one request. */
 export type Scripted = (response: ServerResponse, body: Record<string, unknown>) => void
@@ -22,11 +22,10 @@ export async function startModelServer(): Promise<ModelServer> {
   const waiting: { count: number; resolve: () => void }[] = []
   const server = createServer((request, response) => {
     void handle(request, response)
-  }).listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
+  })
+  const port = await listenOnLoopback(server)
   const model: ModelServer = {
-    url: `http://127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`,
+    url: `http://127.0.0.1:${port}`,
     script: [],
     requests: [],
     arrived(count) {

@@ -12,7 +12,7 @@ import { createBreaker, type Breaker } from './breaker.ts'
 /** An address of a host. */
 export type HostAddress = { readonly address: string; readonly family: 4 | 6 }
 
-/** The answer to a lookup: records, the certainty that there are none, or that nobody could be asked and why. */
+/** The answer to a lookup: records, the certainty that there are none, or that nobody could be asked and why. Reasons do not repeat the name. */
 export type Lookup<T> =
   | { readonly outcome: 'found'; readonly records: readonly T[] }
   | { readonly outcome: 'none'; readonly reason: string }
@@ -55,14 +55,14 @@ export function openDns(options: DnsOptions = {}): Dns {
   })
   const refusal = (name: string) => {
     if (options.servers === undefined && isReservedName(name)) {
-      return `${name} is a reserved name, which is never looked up`
+      return 'reserved names are never looked up'
     }
     return breaker.isOpen() ? 'the DNS did not answer lately' : null
   }
   return {
     refusal,
     addresses: (host, signal) =>
-      guarded(breaker, refusal(host), host, signal, async () => {
+      guarded(breaker, refusal(host), signal, async () => {
         const answers = await Promise.allSettled([resolver.resolve4(host), resolver.resolve6(host)])
         const [four, six] = answers
         const records: HostAddress[] = []
@@ -79,7 +79,7 @@ export function openDns(options: DnsOptions = {}): Dns {
         )
       }),
     mailExchangers: (domain, signal) =>
-      guarded(breaker, refusal(domain), domain, signal, async () => {
+      guarded(breaker, refusal(domain), signal, async () => {
         const records: MxRecord[] = await resolver.resolveMx(domain)
         return records.toSorted((a, b) => a.priority - b.priority).map((record) => record.exchange)
       }),
@@ -89,7 +89,6 @@ export function openDns(options: DnsOptions = {}): Dns {
 async function guarded<T>(
   breaker: Breaker,
   refused: string | null,
-  name: string,
   signal: AbortSignal | undefined,
   ask: () => Promise<readonly T[]>,
 ): Promise<Lookup<T>> {
@@ -102,7 +101,7 @@ async function guarded<T>(
     breaker.succeeded()
     return records.length > 0
       ? { outcome: 'found', records }
-      : { outcome: 'none', reason: `${name} has no such record` }
+      : { outcome: 'none', reason: 'there is no such record' }
   } catch (error) {
     if (signal?.aborted === true) {
       breaker.left()
@@ -111,11 +110,11 @@ async function guarded<T>(
     const code = codeOf(error)
     if (NO_SUCH.has(code)) {
       breaker.succeeded()
-      const reason = code === 'ENODATA' ? `${name} has no such record` : `there is no name ${name}`
+      const reason = code === 'ENODATA' ? 'there is no such record' : 'there is no such name'
       return { outcome: 'none', reason }
     }
     breaker.failed()
-    return { outcome: 'unavailable', reason: `the DNS did not answer for ${name} (${code})` }
+    return { outcome: 'unavailable', reason: `the DNS did not answer (${code})` }
   }
 }
 

@@ -10,6 +10,7 @@ import { openDns } from '../src/dns.ts'
 import { isPublicAddress } from '../src/public-address.ts'
 import { fetchPage, openWeb, type Web, type WebOptions } from '../src/web.ts'
 import { startDnsServer, type DnsServer } from '../../../test/harness/dns-server.ts'
+import { listenOnLoopback } from '../../../test/harness/loopback.ts'
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void
 
@@ -26,10 +27,8 @@ beforeAll(async () => {
     const handler = handlers[request.url ?? '']
     if (handler === undefined) response.writeHead(404).end()
     else handler(request, response)
-  }).listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  port = typeof address === 'object' && address !== null ? address.port : 0
+  })
+  port = await listenOnLoopback(server)
   names = await startDnsServer({
     'site.test': { a: ['127.0.0.1'] },
     'other.test': { a: ['127.0.0.1'] },
@@ -148,10 +147,8 @@ describe('a page', () => {
   })
 
   test('a server that speaks no HTTP is an outcome', async () => {
-    const tcp = createTcpServer((socket) => socket.end('SSH-2.0-hello\r\n')).listen(0, '127.0.0.1')
-    await once(tcp, 'listening')
-    const address = tcp.address()
-    const tcpPort = typeof address === 'object' && address !== null ? address.port : 0
+    const tcp = createTcpServer((socket) => socket.end('SSH-2.0-hello\r\n'))
+    const tcpPort = await listenOnLoopback(tcp)
     await expect(open().page(`http://site.test:${tcpPort}/`)).resolves.toMatchObject({
       outcome: 'unavailable',
       reason: 'protocol',
@@ -300,10 +297,8 @@ describe('manners', () => {
 
 describe('a network that is away', () => {
   test('is noticed by failing connections, remembered, and tried again later', async () => {
-    const closed = createTcpServer().listen(0, '127.0.0.1')
-    await once(closed, 'listening')
-    const address = closed.address()
-    const closedPort = typeof address === 'object' && address !== null ? address.port : 0
+    const closed = createTcpServer()
+    const closedPort = await listenOnLoopback(closed)
     closed.close()
     await once(closed, 'close')
     const clock = { ms: 0 }

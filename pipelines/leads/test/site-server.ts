@@ -3,8 +3,8 @@
  *
  * Which names lead to it is the business of the test's DNS server (test/harness/dns-server.ts).
  */
-import { once } from 'node:events'
 import { createServer } from 'node:http'
+import { listenOnLoopback } from '../../../test/harness/loopback.ts'
 
 /** A running site; `pages` may be changed while it runs. */
 export type SiteServer = { port: number; pages: Record<string, string>; requests: string[]; close(): void }
@@ -15,7 +15,7 @@ export async function startSiteServer(pages: Record<string, string>): Promise<Si
     const html = site.pages[request.url ?? '']
     if (html === undefined) response.writeHead(404).end()
     else response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' }).end(html)
-  }).listen(0, '127.0.0.1')
+  })
   const site: SiteServer = {
     port: 0,
     pages,
@@ -25,8 +25,6 @@ export async function startSiteServer(pages: Record<string, string>): Promise<Si
       server.close()
     },
   }
-  await once(server, 'listening')
-  const address = server.address()
-  if (typeof address === 'object' && address !== null) site.port = address.port
+  site.port = await listenOnLoopback(server)
   return site
 }

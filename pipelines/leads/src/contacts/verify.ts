@@ -75,14 +75,14 @@ async function askDomain(dns: Dns, domain: string, signal: AbortSignal): Promise
     // RFC 7505: a single exchanger without a name says that the domain accepts no mail.
     const accepts = mail.records.some((exchange) => exchange !== '' && exchange !== '.')
     return accepts
-      ? { status: 'valid', reason: `${domain} accepts mail` }
-      : { status: 'invalid', reason: `${domain} says that it accepts no mail` }
+      ? { status: 'valid', reason: 'its domain accepts mail' }
+      : { status: 'invalid', reason: 'its domain says that it accepts no mail' }
   }
   if (mail.outcome === 'unavailable') return { status: 'unknown', reason: mail.reason }
   // RFC 5321, 5.1: without an MX record the host itself takes the mail.
   const host = await dns.addresses(domain, signal)
   if (host.outcome === 'found')
-    return { status: 'valid', reason: `${domain} has an address and may accept mail` }
+    return { status: 'valid', reason: 'its domain has an address and may accept mail' }
   if (host.outcome === 'unavailable') return { status: 'unknown', reason: host.reason }
-  return { status: 'invalid', reason: `${domain} has neither a mail server nor an address` }
+  return { status: 'invalid', reason: 'its domain has neither a mail server nor an address' }
 }

@@ -10,6 +10,7 @@ import { addDatabaseCommands } from './commands/database.ts'
 import { addDev } from './commands/dev.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addStageCommands, addStageVerbs } from './commands/stages.ts'
+import { addStart } from './commands/start.ts'
 import { addStatus } from './commands/status.ts'
 import { addSubmit } from './commands/submit.ts'
 import { addTaskCommands } from './commands/tasks.ts'
@@ -60,6 +61,7 @@ function createProgram(context: Context): Command {
     .showHelpAfterError('hint: add --help to see how the command is used')
     .addHelpText('afterAll', exitCodesHelp)
   program.commandsGroup('Start:')
+  addStart(program, context)
   addDatabaseCommands(program, context)
   addDev(program, context)
   addDaemonCommands(program, context)

@@ -81,7 +81,8 @@ async function dev(context: Context, options: DevOptions): Promise<void> {
 
 const monitorMember: Member = { name: 'monitor', entry: monitorEntry, args: [] }
 
-function runnerMembers({ module, stage }: DevOptions): Member[] {
+/** A runner for each stage, or one for all stages of a module, each with a slot of its own. */
+export function runnerMembers({ module, stage }: DevOptions): Member[] {
   const host = hostname().slice(0, 40)
   const member = (name: string, stages: string[]): Member => ({
     name,
@@ -92,6 +93,6 @@ function runnerMembers({ module, stage }: DevOptions): Member[] {
       ...(module !== undefined && { module }),
     }),
   })
-  if (stage !== undefined) return stage.map((name) => member(name, [name]))
-  return module === undefined ? leadStageNames.map((name) => member(name, [name])) : [member('runner', [])]
+  if (stage === undefined && module !== undefined) return [member('runner', [])]
+  return (stage ?? leadStageNames).map((name) => member(name, [name]))
 }

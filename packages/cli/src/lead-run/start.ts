@@ -1,0 +1,166 @@
+/**
+ * What `leasehold start` does: database, schema, monitor, three runners, a run of the lead pipeline with progress and result.
+ *
+ * Daemons write to a log file instead of the terminal, which shows the run. Leases are short here, so that a killed
+ * worker is noticed while one watches; production has its own settings. What it started ends with it, in order.
+ */
+import { createWriteStream, mkdirSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { sampleDirectory, startRun, suppressDomains } from '@leasehold/pipeline-leads'
+import { openPool, resolveDatabase } from '@leasehold/postgres'
+import type { Db } from '@leasehold/queue'
+import { type Environment, onShutdown, readConfig } from '@leasehold/service'
+import type { Context } from '../context.ts'
+import { exitCodes } from '../exit-codes.ts'
+import { withoutPasswords } from '../failure.ts'
+import { followRun } from './progress.ts'
+import { showResult } from './result.ts'
+import { catchMail, type MailCatcher } from '../mail-catcher.ts'
+import { migrateAll } from '../pipeline.ts'
+import { Fleet } from '../processes/fleet.ts'
+import { monitorEntry } from '../processes/entries.ts'
+import type { Terminal } from '../terminal/terminal.ts'
+import { runnerMembers } from '../commands/dev.ts'
+import type { StartOptions } from '../commands/start.ts'
+
+/** Short enough to watch; an environment that sets them itself wins. */
+const watchable = {
+  LEASEHOLD_LEASE_TTL_MS: '9000',
+  LEASEHOLD_BEAT_INTERVAL_MS: '2000',
+  HEARTBEAT_MONITOR_INTERVAL: '3',
+}
+
+/** Runs `leasehold start`. */
+export async function startAll(context: Context, options: StartOptions): Promise<void> {
+  const { terminal, environment } = context
+  const config = readConfig({ ...watchable, ...environment }, 'cli')
+  const stopping = new AbortController()
+  const fleets: Fleet[] = []
+  const unwatch = onShutdown({
+    drain: () => {
+      terminal.note('draining; press Ctrl-C again to stop at once')
+      stopping.abort()
+    },
+    stopNow: () => {
+      for (const fleet of fleets) fleet.stop()
+    },
+  })
+  const logFolder = resolve(environment['LEASEHOLD_LOG_DIR'] ?? 'logs')
+  mkdirSync(logFolder, { recursive: true })
+  const database = await resolveDatabase({
+    databaseUrl: config.database.url ?? undefined,
+    dataDir: config.database.dataDir,
+    log: (event) => terminal.note(event),
+  })
+  const pool = openPool({ connectionString: database.url, applicationName: 'leasehold start', max: 4 })
+  let mail: MailCatcher | null = null
+  try {
+    await migrateAll(database.url)
+    if (config.smtp === null) {
+      mail = await catchMail(join(logFolder, 'mail'), (subject, file) =>
+        terminal.out(`mail: ${subject}  (${file})`),
+      )
+    }
+    const log = logTerminal(join(logFolder, 'leasehold.log'), terminal)
+    fleets.push(...startFleets(childEnvironment(environment, database.url, mail), log, options.restart))
+    introduce(terminal, database.url, logFolder, config.smtp === null)
+    const ended = await runLeads(context, pool as Db, options, stopping.signal)
+    if (!ended) context.exitCode = exitCodes.failed
+    if (options.once !== true && !stopping.signal.aborted) await stayUp(terminal, stopping.signal)
+  } finally {
+    unwatch()
+    await endFleets(fleets)
+    await mail?.stop()
+    await pool.end()
+    await database.stop()
+  }
+}
+
+function childEnvironment(environment: Environment, url: string, mail: MailCatcher | null): Environment {
+  const caught = {
+    SMTP_HOST: '127.0.0.1',
+    SMTP_PORT: String(mail?.port),
+    EMAIL_FROM: 'leasehold@localhost.invalid',
+    HEARTBEAT_MONITOR_ALERT_EMAIL:
+      environment['HEARTBEAT_MONITOR_ALERT_EMAIL'] ?? 'operator@localhost.invalid',
+  }
+  return { ...watchable, ...environment, ...(mail === null ? {} : caught), DATABASE_URL: url }
+}
+
+function startFleets(environment: Environment, terminal: Terminal, restart: boolean): Fleet[] {
+  const shared = { terminal, environment, restart, nameWidth: 17 }
+  return [
+    new Fleet(runnerMembers({ restart }), shared),
+    new Fleet([{ name: 'monitor', entry: monitorEntry, args: [] }], shared),
+  ]
+}
+
+/** Runners drain first; the monitor watches them until the end. */
+async function endFleets(fleets: Fleet[]): Promise<void> {
+  for (const fleet of fleets) {
+    fleet.stop()
+    await fleet.ended
+  }
+}
+
+function introduce(terminal: Terminal, url: string, logFolder: string, catching: boolean): void {
+  terminal.out(`database  ${withoutPasswords(url)}`)
+  terminal.out(`logs      ${join(logFolder, 'leasehold.log')}`)
+  if (catching)
+    terminal.out(
+      `mails     ${join(logFolder, 'mail')} (SMTP_HOST is not set: they are caught here, not sent)`,
+    )
+}
+
+/** Runs the pipeline once; true when nothing of it was left unfinished or dead. */
+async function runLeads(
+  context: Context,
+  db: Db,
+  options: StartOptions,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const { terminal } = context
+  const { source, city, state, country, kind, pms, target, minScore } = options
+  const sample = source === undefined
+  if (sample) {
+    const domains = (await readFile(sampleDirectory.suppressedDomains, 'utf8')).split('\n')
+    const named = domains.map((line) => line.trim()).filter((line) => line !== '' && !line.startsWith('#'))
+    await suppressDomains(db, named, 'on the suppression list of the sample')
+  }
+  const anywhere = [city, state, country, kind, pms].every((one) => one === undefined)
+  const { runId } = await startRun(db, {
+    target,
+    source: resolve(source ?? sampleDirectory.companies),
+    // The sample asks for something particular, to show the matching.
+    ...(sample && anywhere ? { state: 'TX', kind: 'property management' } : {}),
+    ...definedOf({ city, state, country, kind, pms, minScore }),
+  })
+  terminal.out(`run       ${runId}${sample ? ' on the sample directory (made-up companies)' : ''}\n`)
+  const standing = await followRun(db, runId, terminal, signal)
+  await showResult(db, runId, standing, terminal)
+  terminal.out(`\n${terminal.paint('cyan', '→')} npx leasehold export ${runId} --csv -o leads.csv`)
+  return standing.open === 0 && standing.stages.every((stage) => stage.dead === 0)
+}
+
+function definedOf(values: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined))
+}
+
+async function stayUp(terminal: Terminal, signal: AbortSignal): Promise<void> {
+  terminal.out(
+    `${terminal.paint('cyan', '→')} everything keeps running: npx leasehold status, or psql; Ctrl-C ends it in order`,
+  )
+  if (signal.aborted) return
+  // The signal alone keeps nothing alive.
+  const alive = setInterval(() => {}, 60_000)
+  await new Promise<void>((done) => signal.addEventListener('abort', () => done(), { once: true }))
+  clearInterval(alive)
+}
+
+/** What the daemons say goes to a file; the terminal belongs to the run. */
+function logTerminal(file: string, terminal: Terminal): Terminal {
+  const stream = createWriteStream(file, { flags: 'w' })
+  const write = (line: string): void => void stream.write(`${line}\n`)
+  return { ...terminal, isTty: false, out: write, note: write, paint: (_style, text) => text }
+}

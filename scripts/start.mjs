@@ -1,0 +1,15 @@
+/**
+ * `npm start`: installs what is missing, then starts everything and runs the lead pipeline. Arguments go through:
+ * `npm start -- --source FILE --city Austin --target 50 --once`.
+ */
+import { spawn } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { ensureInstall } from './ensure-install.mjs'
+
+const node = ensureInstall()
+const main = fileURLToPath(new URL('../packages/cli/src/main.ts', import.meta.url))
+const flags = ['--conditions=development', '--disable-warning=ExperimentalWarning']
+const child = spawn(node, [...flags, main, 'start', ...process.argv.slice(2)], { stdio: 'inherit' })
+// The signal reaches the child by itself or through us; this process waits for its orderly end.
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => child.kill(signal))
+child.once('exit', (code, signal) => process.exit(code ?? (signal === null ? 1 : 130)))

@@ -24,6 +24,12 @@ export function usageError(message: string, hint: string): CommandError {
   return new CommandError('USAGE', message, hint, exitCodes.usage)
 }
 
+/** For a run that has no task and that no pipeline knows. */
+export function runNotFound(runId: string): CommandError {
+  const message = `There is no run '${runId.slice(0, 200)}'`
+  return new CommandError('RUN_NOT_FOUND', message, 'all runs: npx leasehold runs', exitCodes.notFound)
+}
+
 export interface Failure {
   readonly code: string
   readonly message: string

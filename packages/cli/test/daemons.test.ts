@@ -64,7 +64,8 @@ test('a runner that is wrongly configured ends with 2', async () => {
 test('logs --follow shows each line once, as it comes, and ends with its task', async () => {
   const id = await submit(db.pool, 'endless', {})
   const follower = start(['logs', id, '--follow'])
-  const runner = start(['runner', '--module', fixtureStages, '--stage', 'endless'])
+  const impatient = { ...env, LEASEHOLD_DRAIN_TIMEOUT_MS: '100' }
+  const runner = start(['runner', '--module', fixtureStages, '--stage', 'endless'], impatient)
   await follower.waitForLine(/warn +I shall not end by myself/)
   await leasehold(['cancel', id], env)
   await follower.waitForLine(new RegExp(`Task ${id} is cancelled`))

@@ -3,8 +3,6 @@
  *
  * Only translates options; the daemon reads the environment, checks its configuration and decides.
  */
-import { existsSync } from 'node:fs'
-import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import type { Context } from '../context.ts'
 import { exitCodes, type ExitCode } from '../exit-codes.ts'
@@ -47,17 +45,11 @@ export function addDaemonCommands(program: Command, context: Context): void {
 export function runnerArguments(options: RunnerOptions): string[] {
   return [
     ...(options.stage ?? []).flatMap((stage) => ['--stage', stage]),
-    ...(options.module === undefined ? [] : ['--module', locateModule(options.module)]),
+    ...(options.module === undefined ? [] : ['--module', options.module]),
     ...(options.slot === undefined ? [] : ['--slot', options.slot]),
     ...(options.concurrency === undefined ? [] : ['--concurrency', String(options.concurrency)]),
     ...(options.run === undefined ? [] : ['--run', options.run]),
   ]
-}
-
-/** A file is named from where the command was typed; what is no file is a package. */
-function locateModule(module: string): string {
-  const path = resolve(module)
-  return existsSync(path) ? path : module
 }
 
 /** Daemons end with 0, 1 or 2 and mean the same by it. */

@@ -15,6 +15,7 @@ import {
   listRoles,
   onSnapshot,
   openIncidents,
+  serverMajor,
   settingsAdvice,
 } from '@leasehold/queue'
 import { type Config, readConfig } from '@leasehold/service'
@@ -127,10 +128,7 @@ async function examineConnection(
   address: string,
 ): Promise<{ connected: boolean; checks: HealthCheck[] }> {
   try {
-    const { rows } = await pool.query<{ version: number }>(
-      "select current_setting('server_version_num')::int / 10000 as version",
-    )
-    const major = rows[0]?.version ?? 0
+    const major = await serverMajor(pool)
     const tested = major >= 14 && major <= 18
     return {
       connected: true,

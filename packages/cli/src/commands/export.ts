@@ -1,18 +1,17 @@
 /**
  * `leasehold export RUN`: what a run has found, as CSV for spreadsheets or JSON for programs, to a file or a pipe.
  *
- * Invariant: a file is there completely or not at all; rows are streamed, so size does not matter; no cell of a CSV can
- * become a formula in a spreadsheet. Which rows a run has is said in ../run-rows.ts.
+ * Invariant: a file is there completely or not at all; rows are streamed, so size does not matter. Which rows a run has,
+ * and their CSV, is ../run-rows.ts.
  */
-import { stringify } from 'csv-stringify'
 import { createWriteStream } from 'node:fs'
 import { rename, rm } from 'node:fs/promises'
-import { Readable, Transform, type Writable } from 'node:stream'
+import type { Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { Command } from 'commander'
 import { type Context, withDatabase } from '../context.ts'
 import { usageError } from '../failure.ts'
-import { type Row, type RunRows, openRunRows } from '../run-rows.ts'
+import { type RunRows, openRunRows } from '../run-rows.ts'
 import { safeJson } from '../terminal/printable.ts'
 
 interface ExportOptions {
@@ -57,36 +56,29 @@ async function exportRun(context: Context, run: string, options: ExportOptions):
   })
 }
 
-async function write(rows: RunRows, json: boolean, target: Writable, end: { end: boolean }): Promise<number> {
+async function write(
+  result: RunRows,
+  json: boolean,
+  target: Writable,
+  end: { end: boolean },
+): Promise<number> {
   let count = 0
-  async function* counted(): AsyncGenerator<Row> {
-    for await (const row of rows.rows) {
+  async function* counted(): AsyncGenerator<object> {
+    for await (const row of result.rows) {
       count += 1
       yield row
     }
   }
-  const format = json
-    ? jsonArray()
-    : stringify({ header: true, columns: [...rows.columns], escape_formulas: true, cast: { date: isoDate } })
-  await pipeline(Readable.from(counted()), format, target, end)
+  await pipeline(json ? jsonArray(counted()) : result.toCsv(counted()), target, end)
   return count
 }
 
-function isoDate(date: Date): string {
-  return date.toISOString()
-}
-
 /** One row to a line, so that the array can be read by eye and by `grep`. */
-function jsonArray(): Transform {
-  let first = true
-  return new Transform({
-    writableObjectMode: true,
-    transform(row: Row, _encoding, done) {
-      done(null, `${first ? '[\n' : ',\n'}${safeJson(row, 0)}`)
-      first = false
-    },
-    flush(done) {
-      done(null, first ? '[]\n' : '\n]\n')
-    },
-  })
+async function* jsonArray(rows: AsyncIterable<object>): AsyncGenerator<string> {
+  let before = '[\n'
+  for await (const row of rows) {
+    yield `${before}${safeJson(row, 0)}`
+    before = ',\n'
+  }
+  yield before === '[\n' ? '[]\n' : '\n]\n'
 }

@@ -14,13 +14,14 @@ import {
   listTasks,
   runProgress,
 } from '@leasehold/queue'
+import type { RunStatus } from '@leasehold/pipeline-leads'
 import type { Command } from 'commander'
 import { type Context, show, withDatabase } from '../context.ts'
-import { exitCodes } from '../exit-codes.ts'
-import { CommandError } from '../failure.ts'
+import { runNotFound } from '../failure.ts'
+import { readLeadRun } from '../pipeline.ts'
 import { wholeNumber } from '../options.ts'
 import { printable } from '../terminal/printable.ts'
-import { table } from '../terminal/table.ts'
+import { facts, table } from '../terminal/table.ts'
 import type { Terminal } from '../terminal/terminal.ts'
 import { moment } from '../terminal/time.ts'
 import { asCommands } from './wording.ts'
@@ -78,13 +79,16 @@ interface RunDetail {
   readonly open: number
   readonly stages: readonly RunStageProgress[]
   readonly holdups: readonly Holdup[]
+  /** What the lead pipeline says of it; null for a run of another pipeline. */
+  readonly leads: RunStatus | null
 }
 
 const unfinished = ['running', 'ready', 'waiting', 'scheduled'] as const
 
 async function readRun(tx: Db, runId: string): Promise<RunDetail> {
   const stages = await runProgress(tx, runId)
-  if (stages.length === 0) throw unknownRun(runId)
+  const leads = await readLeadRun(tx, runId)
+  if (stages.length === 0 && leads === null) throw runNotFound(runId)
   const holdups: Holdup[] = []
   for (const { stage } of stages.filter((one) => one.open > 0)) {
     for (const state of unfinished) {
@@ -93,32 +97,45 @@ async function readRun(tx: Db, runId: string): Promise<RunDetail> {
       holdups.push({ stage, taskId: task.taskId, ...(await explainTask(tx, task.taskId)) })
     }
   }
-  return { runId, open: stages.reduce((sum, one) => sum + one.open, 0), stages, holdups }
+  return { runId, open: stages.reduce((sum, one) => sum + one.open, 0), stages, holdups, leads }
 }
 
-/** For a run that has no task and is known to no pipeline. */
-export function unknownRun(runId: string): CommandError {
-  return new CommandError(
-    'RUN_NOT_FOUND',
-    `There is no run '${printable(runId, 200)}'`,
-    'all runs: npx leasehold runs',
-    exitCodes.notFound,
-  )
-}
-
-function runPage(terminal: Terminal, { runId, open, stages, holdups }: RunDetail): string {
+function runPage(terminal: Terminal, { runId, open, stages, holdups, leads }: RunDetail): string {
+  const title = (text: string): string => terminal.paint('bold', text)
+  const state = open > 0 ? `${open} unfinished` : 'ended'
   const progress = table(
     terminal,
     ['STAGE', 'SUBMITTED', 'DONE', 'DEAD', 'CANCELLED', 'OPEN'],
     stages.map((one) => [one.stage, one.submitted, one.done, one.dead, one.cancelled, one.open]),
   )
-  const state = open > 0 ? `${open} unfinished` : 'ended'
-  const heading = `${terminal.paint('bold', `Run ${printable(runId)}`)}: ${state}`
-  if (holdups.length === 0) return `${heading}\n${progress}`
-  const reasons = table(
-    terminal,
-    ['STAGE', 'STATE', 'TASK', 'REASON', 'NEXT'],
-    holdups.map((one) => [one.stage, one.state, one.taskId, one.reason, asCommands(one.nextStep)]),
-  )
-  return `${heading}\n${progress}\n\n${terminal.paint('bold', 'Where it stands')} (a task of each)\n${reasons}`
+  const parts = [`${title(`Run ${printable(runId)}`)}: ${state}\n${progress}`]
+  if (leads !== null) parts.push(`${title('Leads')}\n${leadFacts(terminal, leads)}`)
+  if (holdups.length > 0) {
+    const reasons = holdups.map((one) => holdupLines(terminal, one))
+    parts.push(`${title('Where it stands')}\n${reasons.join('\n')}`)
+  }
+  return parts.join('\n\n')
+}
+
+function holdupLines(terminal: Terminal, one: Holdup): string {
+  const what = `${one.stage}, ${one.state}, e.g. task ${one.taskId}`
+  const next = terminal.paint('cyan', `→ ${printable(asCommands(one.nextStep))}`)
+  return `${printable(what)}\n      ${printable(one.reason)}\n      ${next}`
+}
+
+function leadFacts(terminal: Terminal, run: RunStatus): string {
+  const { rejectedRows, notes } = run
+  return facts(terminal, [
+    ['state', run.state],
+    ['leads', `${run.leads} of ${run.target}`],
+    [
+      'candidates',
+      `${run.candidates} of ${run.scanned} rows (${run.blocked} blocked, ${run.duplicates} duplicates)`,
+    ],
+    ['researched', `${run.researched}, ${run.qualified} qualified`],
+    ['contacts searched', String(run.searched)],
+    ...rejectedRows.map(({ line, problem }) => ['rejected', `line ${line}: ${problem}`] as const),
+    ...(run.rejected > rejectedRows.length ? [['rejected', `${run.rejected} lines in all`] as const] : []),
+    ...notes.map((note) => ['note', note] as const),
+  ])
 }

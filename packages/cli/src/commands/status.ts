@@ -73,21 +73,22 @@ function incidentTable(terminal: Terminal, incidents: readonly OpenIncident[]): 
   )
 }
 
-/** Checks with their advice; also a part of `doctor`. */
+/** Checks, and below each that is not ok what to do, never shortened; also a part of `doctor`. */
 export function healthTable(terminal: Terminal, checks: readonly HealthCheck[]): string {
-  return table(
+  const [, ...lines] = table(
     terminal,
-    ['', 'CHECK', 'VALUE', 'WHAT TO DO'],
-    checks.map((check) => [
-      { shown: mark(terminal, check.status) },
-      check.name,
-      check.value,
-      check.status === 'ok' ? { shown: '' } : check.advice,
-    ]),
-  )
+    ['STATUS', 'CHECK', 'VALUE'],
+    checks.map((check) => [{ shown: mark(terminal, check.status) }, check.name, check.value]),
+  ).split('\n')
+  return lines.flatMap((line, nr) => [line, ...advice(terminal, checks[nr])]).join('\n')
+}
+
+function advice(terminal: Terminal, check: HealthCheck | undefined): string[] {
+  if (check === undefined || check.status === 'ok') return []
+  return [`      ${terminal.paint('cyan', '→')} ${printable(check.advice, 4_000)}`]
 }
 
 function mark(terminal: Terminal, status: HealthCheck['status']): string {
-  if (status === 'ok') return terminal.paint('green', 'ok')
-  return terminal.paint(status === 'bad' ? 'red' : 'yellow', status)
+  if (status === 'ok') return terminal.paint('green', 'ok  ')
+  return terminal.paint(status === 'bad' ? 'red' : 'yellow', status.padEnd(4))
 }

@@ -14,7 +14,7 @@ export {
   openIncidents,
   recentFailures,
 } from './health.ts'
-export { onSnapshot } from './query.ts'
+export { mayRead, onSnapshot } from './query.ts'
 export {
   type RunStageProgress,
   type RunSummary,
@@ -23,7 +23,7 @@ export {
   listRuns,
   runProgress,
 } from './runs.ts'
-export { settingsAdvice } from './settings.ts'
+export { serverMajor, settingsAdvice } from './settings.ts'
 export { type StageHealth, type StageStatus, listStages } from './stages.ts'
 export {
   type AttemptRecord,

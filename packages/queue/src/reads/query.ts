@@ -49,6 +49,17 @@ export function count(column: string): RawBuilder<number> {
   return sql`${sql.ref(column)}::float8`
 }
 
+/** Whether a table or view is there and this login may read it. Asked first: a refusal would abort the caller's transaction. */
+export async function mayRead(db: Db, schema: string, name: string): Promise<boolean> {
+  const { rows } = await db.query<{ may: boolean }>(
+    `select pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_table_privilege(c.oid, 'select') as may
+     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+     where n.nspname = $1 and c.relname = $2`,
+    [schema, name],
+  )
+  return rows[0]?.may === true
+}
+
 /** How many rows to answer with; refuses what is no whole number from 1 to 10,000. */
 export function checkLimit(limit: number): number {
   if (Number.isInteger(limit) && limit >= 1 && limit <= 10_000) return limit

@@ -23,6 +23,14 @@ interface ServerSettings {
 
 const mebibyte = 1024 * 1024
 
+/** PostgreSQL's major version. Needs no schema and no right. */
+export async function serverMajor(db: Db): Promise<number> {
+  const { rows } = await db.query<{ major: number }>(
+    "select current_setting('server_version_num')::int / 10000 as major",
+  )
+  return rows[0]!.major
+}
+
 /** Judges the settings; `bad` means that a committed task can be lost. */
 export async function settingsAdvice(db: Db): Promise<HealthCheck[]> {
   const { rows } = await db.query<ServerSettings & { encoding: string }>(`

@@ -7,7 +7,7 @@
 import { type RawBuilder, sql } from 'kysely'
 import type { Db } from '../db.ts'
 import type { TaskState } from '../task.ts'
-import { checkLimit, from, rowsOf } from './query.ts'
+import { checkLimit, from, mayRead, rowsOf } from './query.ts'
 
 /** A task in a list. Absent facts are null. */
 export interface TaskSummary {
@@ -94,7 +94,7 @@ async function idsInState(db: Db, filter: TaskFilter, limit: number): Promise<Ra
   if (state === 'running') return sql<boolean>`t.worker_id is not null`
   const before = beforeId ?? '9223372036854775807'
   if (isTable(state)) {
-    if (!(await mayRead(db, state))) return null
+    if (!(await mayRead(db, 'leasehold', state))) return null
     const ids = from
       .selectFrom(state)
       .select('task_id')
@@ -117,15 +117,6 @@ async function idsInState(db: Db, filter: TaskFilter, limit: number): Promise<Ra
 
 function isTable(state: TaskState): state is 'ready' | 'scheduled' | 'waiting' {
   return state === 'ready' || state === 'scheduled' || state === 'waiting'
-}
-
-/** Asked before reading: inside a caller's transaction a refusal would abort all of it. */
-async function mayRead(db: Db, table: 'ready' | 'scheduled' | 'waiting' | 'tasks'): Promise<boolean> {
-  const { rows } = await db.query<{ may: boolean }>(
-    "select pg_catalog.has_table_privilege($1, 'select') as may",
-    [`leasehold.${table}`],
-  )
-  return rows[0]?.may === true
 }
 
 /** One ended lease of a task (or its reopening by an operator). */
@@ -176,7 +167,7 @@ export interface TaskPayload {
 
 /** What was submitted with a task; null when there is no such task, or this role may not read payloads. */
 export async function readPayload(db: Db, taskId: string): Promise<TaskPayload | null> {
-  if (!(await mayRead(db, 'tasks'))) return null
+  if (!(await mayRead(db, 'leasehold', 'tasks'))) return null
   const query = from
     .selectFrom('tasks as t')
     .select([

@@ -54,8 +54,8 @@ create view leasehold.worker_health as
 select w.id as worker_id, w.slot, w.stages,
   case
     when w.expires_at <= leasehold.clock() then 'dead'
-    when w.loop_at < leasehold.clock() - greatest(w.ttl, interval '5 seconds') then 'wedged'
     when w.beat_at < leasehold.clock() - w.beat_interval * 2 then 'late'
+    when w.beat_at - w.loop_at > greatest(w.beat_interval, interval '10 seconds') then 'wedged'
     when w.draining then 'draining'
     when w.running > 0 then 'working'
     else 'idle'

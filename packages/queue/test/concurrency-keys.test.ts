@@ -43,7 +43,7 @@ test('one batch claim takes no more tasks of a key than its limit, and all of wh
   await withKey(stage, 'b', 8)
   await insertTask(db, stage)
   const leases = await claim(db, one, stage, 50)
-  const keys = leases.map((lease) => String(lease.extra?.['concurrency_key'] ?? 'none'))
+  const keys = leases.map((lease) => (lease.extra?.['concurrency_key'] as string) ?? 'none')
   expect(keys.toSorted()).toEqual(['a', 'a', 'a', 'b', 'b', 'b', 'none'])
   expect(await claim(db, two, stage, 50)).toEqual([])
 })

@@ -1,6 +1,7 @@
 /**
  * The commands that keep running: the embedded server, a runner, and everything at once; real processes, real signals.
  */
+import { openPool, stopEmbedded } from '@leasehold/postgres'
 import { registerStage, submit, waitForResult } from '@leasehold/queue'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -23,6 +24,7 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await db.drop()
+  await stopEmbedded(folder)
   await rm(folder, { recursive: true, force: true })
 })
 
@@ -111,20 +113,26 @@ test('dev stops everything when a part of it is wrongly configured', async () =>
   expect(dev.output()).toContain('is wrongly configured; everything stops')
 })
 
-test('db start owns an embedded server which the other commands find, and stops it on Ctrl-C', async () => {
+test('db start owns an embedded server which the other commands find, and stops it on Ctrl-C', { timeout: 120_000 }, async () => {
   const embedded = { LEASEHOLD_DATA_DIR: folder }
   const server = start(['db', 'start'], embedded)
   const ready = await server.waitForLine(/database ready/)
   expect(ready).toMatch(/postgres:\/\/leasehold:\*\*\*@127\.0\.0\.1:\d+\/leasehold/)
   const second = await leasehold(['db', 'start'], embedded)
   expect([second.code, second.stderr]).toEqual([4, expect.stringContaining('It runs already')])
-  expect((await leasehold(['db', 'url'], embedded)).stdout).toMatch(/^postgres:\/\/leasehold:[^*]+@/)
+  const { stdout: url } = await leasehold(['db', 'url'], embedded)
+  expect(url).toMatch(/^postgres:\/\/leasehold:[^*]+@/)
 
   expect((await leasehold(['migrate'], embedded)).code).toBe(0)
-  expect((await leasehold(['stages'], embedded)).stdout).toContain('No stage is known yet')
-  const { stdout, code } = await leasehold(['doctor'], embedded)
-  expect(stdout).toMatch(/bad +monitor +never looked/)
-  expect(code).toBe(1)
+  expect((await leasehold(['stages'], embedded)).stdout).toContain('company_discovery')
+  const unwatched = await leasehold(['doctor'], embedded)
+  expect(unwatched.stdout).toMatch(/bad +monitor +never looked/)
+  expect(unwatched.code).toBe(1)
+  const pool = openPool({ connectionString: url.trim(), applicationName: 'test' })
+  await pool.query("select leasehold.monitor_beat(gen_random_uuid(), 'host.example', 1, 'test', 60000)")
+  await pool.end()
+  const watched = await leasehold(['doctor'], embedded)
+  expect([watched.code, watched.stdout]).toEqual([0, expect.stringContaining('Nothing is bad.')])
 
   server.kill('SIGINT')
   expect(await server.exit).toEqual({ code: 0, signal: null })

@@ -3,4 +3,7 @@
  */
 
 /** The file to run: `node <entry> --stage NAME --slot NAME`. */
-export const runnerEntry: URL = new URL(`./main.${import.meta.url.endsWith('.ts') ? 'ts' : 'js'}`, import.meta.url)
+export const runnerEntry: URL = new URL(
+  `./main.${import.meta.url.endsWith('.ts') ? 'ts' : 'js'}`,
+  import.meta.url,
+)

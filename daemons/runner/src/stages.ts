@@ -12,12 +12,20 @@ type AnyStage = Stage<any, any>
 /** What a module's `createStages` is given. */
 export interface StageSurroundings {
   readonly db: Db
-  readonly model: { readonly apiKey: string | null; readonly baseUrl: string | null; readonly name: string | null }
+  readonly model: {
+    readonly apiKey: string | null
+    readonly baseUrl: string | null
+    readonly name: string | null
+  }
   readonly log: (facts: object, message: string) => void
 }
 
 /** The named stages of a module (all, when none is named). Throws {@link ConfigError}. */
-export async function loadStages(module: string, names: string[], surroundings: StageSurroundings): Promise<AnyStage[]> {
+export async function loadStages(
+  module: string,
+  names: string[],
+  surroundings: StageSurroundings,
+): Promise<AnyStage[]> {
   const exported = await importModule(module)
   const found = exported['createStages']
   const made: unknown =
@@ -26,12 +34,19 @@ export async function loadStages(module: string, names: string[], surroundings: 
       : (exported['stages'] ?? exported['default'])
   const stages = (Array.isArray(made) ? made : [made]).filter(isStage)
   if (stages.length === 0) {
-    throw new ConfigError([{ name: '--module', problem: `${module} exports no stages; export createStages() or stages` }])
+    throw new ConfigError([
+      { name: '--module', problem: `${module} exports no stages; export createStages() or stages` },
+    ])
   }
   const known = stages.map((s) => s.name).join(', ')
   const missing = names.filter((name) => !stages.some((s) => s.name === name))
   if (missing.length > 0) {
-    throw new ConfigError(missing.map((name) => ({ name: '--stage', problem: `'${name}' is not in ${module}, which has: ${known}` })))
+    throw new ConfigError(
+      missing.map((name) => ({
+        name: '--stage',
+        problem: `'${name}' is not in ${module}, which has: ${known}`,
+      })),
+    )
   }
   return names.length === 0 ? stages : stages.filter((s) => names.includes(s.name))
 }
@@ -42,7 +57,9 @@ async function importModule(module: string): Promise<Record<string, unknown>> {
   } catch (error) {
     const code = (error as { code?: string }).code
     if (code !== 'ERR_MODULE_NOT_FOUND' && code !== 'MODULE_NOT_FOUND') throw error
-    throw new ConfigError([{ name: '--module', problem: `cannot be loaded: ${(error as Error).message}` }], { cause: error })
+    throw new ConfigError([{ name: '--module', problem: `cannot be loaded: ${(error as Error).message}` }], {
+      cause: error,
+    })
   }
 }
 

@@ -28,6 +28,11 @@ export type BeatMessage =
   | { type: 'recovered'; failures: number }
   | { type: 'wedged'; loopAgeMs: number }
 
+function say(message: BeatMessage): void {
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread's port, no window
+  parentPort!.postMessage(message)
+}
+
 async function beatForEver(data: BeatThreadData): Promise<void> {
   const state = new SharedState(data.memory)
   const timeoutMs = Math.max(1000, Math.round(data.leaseTtlMs / 4))
@@ -40,7 +45,6 @@ async function beatForEver(data: BeatThreadData): Promise<void> {
     idleTimeoutMs: 0,
   })
   const outage = new OutageLog()
-  const say = (message: BeatMessage) => parentPort!.postMessage(message)
   let now = new AbortController()
   parentPort!.on('message', () => now.abort()) // "beat now"
   let wedged = false

@@ -1,25 +1,32 @@
 /**
  * What every runner does on the side for the whole queue: moves floors while there is traffic, and releases dead workers
  * when no monitor has looked for long. On a connection of its own, never in the way of the main loop.
+ *
+ * A runner that is not sure of its own lease releases nobody: after a long stop of its process everybody looks dead, it
+ * itself included.
  */
-import { advanceFloors, type DeadWorker, type Db, monitorSilenceMs, releaseDeadWorkers } from '@leasehold/queue'
-import { OutageLog, sleep } from '@leasehold/postgres'
+import { advanceFloors, type Db, monitorSilenceMs, releaseDeadWorkers } from '@leasehold/queue'
+import { OutageLog, retryDelayMs, sleep } from '@leasehold/postgres'
 import type { RunnerLog } from './options.ts'
 
 const floorsEveryMs = 300
 
-/** Runs until `stop` aborts. `traffic` is the number of exchanges so far. Never rejects. */
-export async function attendDuties(
-  duties: {
-    db: Db
-    log: RunnerLog
-    traffic: () => number
-    lookEveryMs: number
-    monitorSilentAfterMs: number
-    released: (workers: DeadWorker[]) => void
-  },
-  stop: AbortSignal,
-): Promise<void> {
+/** What the duties need of their runner. */
+export interface Duties {
+  readonly db: Db
+  readonly log: RunnerLog
+  readonly lookEveryMs: number
+  readonly monitorSilentAfterMs: number
+  /** The number of exchanges so far. */
+  traffic(): number
+  /** Whether this runner's own lease is valid beyond doubt. */
+  sure(): boolean
+  /** Dead workers were released: there may be work. */
+  released(): void
+}
+
+/** Runs until `stop` aborts. Never rejects. */
+export async function attendDuties(duties: Duties, stop: AbortSignal): Promise<void> {
   const outage = new OutageLog()
   let seenTraffic = -1
   let lookedAt = performance.now() - Math.random() * duties.lookEveryMs
@@ -30,30 +37,45 @@ export async function attendDuties(
         seenTraffic = duties.traffic()
         await advanceFloors(duties.db)
       }
-      if (performance.now() - lookedAt >= duties.lookEveryMs) {
+      if (performance.now() - lookedAt >= duties.lookEveryMs && duties.sure()) {
         lookedAt = performance.now()
         silent = await standInForMonitor(duties, silent)
       }
       outage.recovered()
     } catch (error) {
-      if (outage.failed()) {
-        duties.log.warn({ event: 'duties.failed', message: (error as Error).message }, 'side duties failed; trying again')
+      if (outage.failed() && !stop.aborted) {
+        duties.log.warn(
+          { event: 'duties.failed', message: (error as Error).message },
+          'side duties failed; trying again',
+        )
       }
     }
-    await sleep(outage.count > 0 ? 2000 : floorsEveryMs, stop)
+    await sleep(outage.count > 0 ? retryDelayMs(outage.count) : floorsEveryMs, stop)
   }
 }
 
-async function standInForMonitor(duties: Parameters<typeof attendDuties>[0], wasSilent: boolean): Promise<boolean> {
+async function standInForMonitor(duties: Duties, wasSilent: boolean): Promise<boolean> {
   const silenceMs = await monitorSilenceMs(duties.db)
   const silent = silenceMs === null || silenceMs > duties.monitorSilentAfterMs
   if (silent && !wasSilent) {
     const facts = { event: 'monitor.silent', silenceMs }
-    duties.log.warn(facts, 'no monitor looks after the workers; this runner releases dead ones itself, nobody is mailed')
+    duties.log.warn(
+      facts,
+      'no monitor looks after the workers; this runner releases dead ones itself, nobody is mailed',
+    )
   }
-  if (silent) {
-    const dead = await releaseDeadWorkers(duties.db)
-    if (dead.length > 0) duties.released(dead)
+  if (!silent) return false
+  const dead = await releaseDeadWorkers(duties.db)
+  for (const { workerId, slot, released, quarantined } of dead) {
+    const facts = {
+      event: 'worker.released',
+      deadWorkerId: workerId,
+      slot,
+      released: released.length,
+      quarantined: quarantined.length,
+    }
+    duties.log.warn(facts, 'a dead worker was released')
   }
-  return silent
+  if (dead.length > 0) duties.released()
+  return true
 }

@@ -1,20 +1,16 @@
 /**
  * One attempt: a claimed task, its handler's context, and how it ended.
  *
- * Invariant: an execution ends exactly once (`ended` is set once), whatever the handler does later. What happens to the
- * task then is the database's decision; here an ending is only described. The loop that starts executions is loop.ts.
+ * Invariant: an execution ends exactly once (`end` is set once), whatever the handler does later. What happens to the
+ * task then is the database's decision; here an ending is only described (ending.ts). The loop that starts executions
+ * is loop.ts. Fields that only some handlers need are made when they are asked for: this is the hot path.
  */
 import {
   type ClaimedRow,
   cleanJson,
-  cleanText,
   type Db,
-  describeError,
-  type Ending,
   inTransaction,
-  issuesOf,
   LeaseLostError,
-  type Note,
   type Outcome,
   readCheckpoint,
   settle,
@@ -25,8 +21,19 @@ import {
   type TaskFacts,
   type TaskLog,
   type Tx,
+  ValueRefusedError,
   writeNotes,
 } from '@leasehold/queue'
+import {
+  doneEnding,
+  type Ending,
+  endingOf,
+  failedEnding,
+  payloadInvalidEnding,
+  releasedEnding,
+  thrownEnding,
+} from './ending.ts'
+import { type Level, type Line, lineJson, Notebook } from './notes.ts'
 import type { AnyStage } from './options.ts'
 
 /** What executions need of their runner. */
@@ -41,12 +48,11 @@ export interface Surroundings {
   late(execution: Execution): void
 }
 
-/** How an execution ended, for the loop. `plain`: done without a result, the hot path. `own`: settled by the handler. */
-export type End = 'plain' | 'own' | { ending: Ending; children: Record<string, unknown>[] | null }
+/** How an execution ended, for the loop. `plain`: done without a result, the hot path. `own`: nothing is left to settle. */
+export type End = 'plain' | 'own' | Ending
 
-const maxLogLines = 1000
-const maxLogCharacters = 256 * 1024
 const settled: Settled = Object.freeze({ settled: true })
+const maxCheckpointCharacters = 10_000_000
 
 /** Why a signal was aborted; handlers see it as `signal.reason`. */
 export class AttemptAborted extends Error {
@@ -65,15 +71,23 @@ export class Execution implements TaskContext {
   readonly fence: string
   readonly attempt: number
   readonly stage: AnyStage
+  /** When the attempt's timeout is over, by performance.now(). */
   readonly deadlineAt: number
   /** Set once. */
   end: End | null = null
+  /** The execution ended although its handler had not come back. */
+  abandoned = false
   /** Its place in the runner has been given back. */
   freed = false
-  /** The handler has returned or thrown. */
-  returned = false
-  notes: Note[] | null = null
-  latestProgress: Note | null = null
+  /** Its settlement may have arrived before: the answer was lost. */
+  resent = false
+  /** The database refused the first ending; this one only says so. */
+  replaced = false
+  /** Tasks to submit with a done ending, as JSON. */
+  children: string[] | null = null
+  notebook: Notebook | null = null
+  /** The handler's run; settles when it has come back, never rejects. */
+  running: Promise<void> | null = null
 
   private readonly around: Surroundings
   private readonly extra: string | null
@@ -82,12 +96,10 @@ export class Execution implements TaskContext {
   private facts: TaskFacts | null = null
   private controller: AbortController | null = null
   private abortReason: AttemptAborted | null = null
-  private children: Record<string, unknown>[] | null = null
-  private logLines = 0
-  private logCharacters = 0
   private logger: TaskLog | null = null
 
-  constructor(row: ClaimedRow, stage: AnyStage, timeoutMs: number, around: Surroundings) {
+  /** `claimedAt`: performance.now() before the claim was sent, so that this deadline never lies behind the database's. */
+  constructor(row: ClaimedRow, stage: AnyStage, timeoutMs: number, claimedAt: number, around: Surroundings) {
     this.taskId = row[0]
     this.fence = row[1]
     this.attempt = row[3]
@@ -95,77 +107,23 @@ export class Execution implements TaskContext {
     this.extra = row[5]
     this.stage = stage
     this.around = around
-    this.deadlineAt = performance.now() + this.timeoutOf(timeoutMs)
-  }
-
-  private timeoutOf(stageTimeoutMs: number): number {
-    if (this.extra === null) return stageTimeoutMs
-    return (JSON.parse(this.extra) as { timeout_ms?: number }).timeout_ms ?? stageTimeoutMs
+    this.deadlineAt = claimedAt + (ownTimeoutMs(row[5]) ?? timeoutMs)
   }
 
   /** Runs the handler. Never rejects. */
   async run(): Promise<void> {
     try {
-      const value: unknown = JSON.parse(this.payloadText)
-      const parsed = this.stage.payload.safeParse(value)
-      if (!parsed.success) {
-        const issues = issuesOf(parsed.error)
-        const said = issues.map((i) => `${i.path || '(root)'}: ${i.message}`).join('; ')
-        this.fail({ code: 'payload_invalid', message: `the payload does not fit its stage: ${said}`, issues }, false)
-        return
-      }
+      const parsed = this.stage.payload.safeParse(JSON.parse(this.payloadText))
+      if (!parsed.success) return this.finish(payloadInvalidEnding(parsed.error))
       this.parsedPayload = parsed.data
-      const outcome = await this.stage.run(this as TaskContext)
-      if (this.end === null) this.conclude(outcome as Outcome | Settled | void)
+      const outcome = await this.stage.run(this)
+      if (this.end === null)
+        this.finish(endingOf(outcome, this.stage) ?? (this.children === null ? 'plain' : doneEnding))
     } catch (error) {
-      if (this.end === null) this.concludeThrown(error)
+      if (this.end === null) this.finish(thrownEnding(error))
     } finally {
-      this.returned = true
-      if (this.end !== null && this.abandoned) this.around.late(this)
+      if (this.abandoned) this.around.late(this)
     }
-  }
-
-  private conclude(outcome: Outcome | Settled | void): void {
-    if (outcome === undefined || outcome === null) {
-      return this.children === null ? this.finish('plain') : this.finishAs({ outcome: 'done' })
-    }
-    const o = outcome as Outcome
-    if (o.outcome === 'done') {
-      if (o.result === undefined) return this.conclude(undefined)
-      const checked = this.stage.result?.safeParse(o.result)
-      if (checked && !checked.success) {
-        const said = issuesOf(checked.error).map((i) => `${i.path || '(root)'}: ${i.message}`).join('; ')
-        return this.fail({ code: 'result_invalid', message: `the handler's result does not fit its stage: ${said}` }, true)
-      }
-      return this.finishAs({ outcome: 'done', result: checked ? checked.data : o.result })
-    }
-    const ending = endingOf(o)
-    if (ending !== null) return this.finishAs(ending)
-    this.fail(
-      {
-        code: 'outcome_unknown',
-        message: `the handler returned ${cleanText(cleanJson(outcome, 200), 200)}; return nothing or { outcome: 'done' | 'retry' | 'dead' | 'snooze' | 'cancel', … }`,
-      },
-      false,
-    )
-  }
-
-  private concludeThrown(error: unknown): void {
-    if (this.abortReason?.why === 'drain') return this.finishAs({ outcome: 'release' })
-    if (this.abortReason?.why === 'timeout') return this.fail(timeoutError(this.abortReason), true)
-    const described = describeError(error)
-    this.fail(described, (error as { retryable?: unknown } | null)?.retryable !== false)
-  }
-
-  private fail(error: object, retryable: boolean): void {
-    this.finishAs({ outcome: 'fail', error, retryable })
-  }
-
-  private finishAs(ending: Omit<Ending, 'task_id' | 'fence'>): void {
-    this.finish({
-      ending: { task_id: this.taskId, fence: this.fence, ...ending },
-      children: ending.outcome === 'done' ? this.children : null,
-    })
   }
 
   private finish(end: End): void {
@@ -173,19 +131,32 @@ export class Execution implements TaskContext {
     this.around.ended(this)
   }
 
-  /** The execution ended although its handler had not returned. */
-  abandoned = false
-
-  /** Ends it now and tells the handler; the attempt fails (timeout), is given back (drain) or is simply over (lost). */
+  /** Ends it now and tells the handler; the attempt fails (timeout), is given back (drain, lease lost) or is over. */
   abort(reason: AttemptAborted): void {
     if (this.end !== null) return
+    this.abandoned = true
     this.abortReason = reason
+    if (reason.why === 'timeout')
+      this.finish(failedEnding({ code: 'timeout', message: reason.message }, true))
+    else this.finish(reason.why === 'cancelled' ? 'own' : releasedEnding)
     this.controller?.abort(reason)
-    if (this.end !== null) return // the handler's own reaction was synchronous
-    this.abandoned = !this.returned
-    if (reason.why === 'timeout') this.fail(timeoutError(reason), true)
-    else if (reason.why === 'cancelled') this.finish('own')
-    else this.finishAs({ outcome: 'release' })
+  }
+
+  /** Its ending was refused for a value in it: it becomes a failed attempt that says so. */
+  replaceEnd(error: { code?: string; message: string }): void {
+    const message = `what the handler left behind was refused: ${error.message}`
+    this.end = failedEnding({ code: error.code ?? 'refused', message }, true)
+    this.children = null
+    this.replaced = true
+  }
+
+  /** Past its deadline a lease takes nothing but a failure: what came a moment too late is a timeout after all. */
+  overtake(): void {
+    this.end = failedEnding(
+      { code: 'timeout', message: 'the attempt ended within its timeout but was settled after it' },
+      true,
+    )
+    this.children = null
   }
 
   // ---------------------------------------------------------------------------------- what the handler sees
@@ -211,74 +182,79 @@ export class Execution implements TaskContext {
   }
 
   get log(): TaskLog {
-    return (this.logger ??= {
-      debug: (message, fields) => this.writeLog('debug', message, fields),
-      info: (message, fields) => this.writeLog('info', message, fields),
-      warn: (message, fields) => this.writeLog('warn', message, fields),
-      error: (message, fields) => this.writeLog('error', message, fields),
-    })
-  }
-
-  private writeLog(level: string, message: string, fields?: object): void {
-    if (this.end !== null || this.logLines > maxLogLines) return
-    const text = cleanText(String(message), 8192)
-    const extra = fields === undefined ? undefined : (JSON.parse(cleanJson(fields, 16_384)) as unknown)
-    this.logLines += 1
-    this.logCharacters += text.length + (fields === undefined ? 0 : cleanJson(fields, 16_384).length)
-    const full = this.logLines > maxLogLines || this.logCharacters > maxLogCharacters
-    if (full) this.logLines = maxLogLines + 1
-    const notes = (this.notes ??= [])
-    notes.push({
-      task_id: this.taskId,
-      fence: this.fence,
-      kind: 'log',
-      level: full ? 'warn' : level,
-      message: full ? 'the log of this attempt is full; further lines are dropped' : text,
-      ...(extra === undefined || full ? {} : { fields: extra }),
-      at_ms_ago: performance.now(),
-    })
-    this.around.noted(this)
+    const at = (level: Level) => (message: string, fields?: object) =>
+      this.say((book) => book.log(level, message, fields))
+    return (this.logger ??= { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') })
   }
 
   progress(fraction: number | null, message?: string): void {
+    this.say((book) => book.progress(fraction, message))
+  }
+
+  private say(what: (book: Notebook) => void): void {
     if (this.end !== null) return
-    const within = fraction === null || !Number.isFinite(fraction) ? null : Math.min(1, Math.max(0, fraction))
-    this.latestProgress = {
-      task_id: this.taskId,
-      fence: this.fence,
-      kind: 'progress',
-      fraction: within,
-      message: message === undefined ? null : cleanText(message, 500),
-    }
+    what((this.notebook ??= new Notebook()))
     this.around.noted(this)
   }
 
   async checkpoint<T>(name: string, work: () => Promise<T>): Promise<T> {
+    if (typeof name !== 'string' || name.length < 1 || name.length > 200 || name.includes('\0')) {
+      throw new ValueRefusedError('22023', null, 'a checkpoint is named by 1 to 200 characters, without NUL')
+    }
+    if (this.end !== null) throw this.leaseLost()
     const stored = await readCheckpoint(this.around.handlerDb, this.taskId, name)
     if (stored !== null) return JSON.parse(stored) as T
-    const text = cleanJson(await work(), 10_000_000)
-    const note = `[{"task_id":"${this.taskId}","fence":"${this.fence}","kind":"checkpoint","name":${JSON.stringify(name)},"value":${text}}]`
-    if (!(await writeNotes(this.around.handlerDb, this.around.workerId, note))) throw this.leaseLost()
-    return JSON.parse(text) as T
+    const value = cleanJson(await work(), Infinity)
+    if (value.length > maxCheckpointCharacters) {
+      throw new ValueRefusedError(
+        '54000',
+        null,
+        `checkpoint '${name}' has ${value.length} characters of JSON, at most ${maxCheckpointCharacters} are stored`,
+      )
+    }
+    const note = `"kind":"checkpoint","name":${JSON.stringify(name.toWellFormed())},"value":${value}}`
+    if (!(await writeNotes(this.around.handlerDb, this.around.workerId, `[{${this.lease},${note}]`)))
+      throw this.leaseLost()
+    return JSON.parse(value) as T
   }
 
   submit(stage: AnyStage | string, payload: unknown, options: SubmitOptions = {}): void {
-    const children = (this.children ??= [])
-    children.push({ parent_id: this.taskId, ...taskFields(stage as never, payload, options) })
+    // Made into JSON here, so that what cannot be JSON is thrown at the handler that brought it.
+    const child = JSON.stringify({ parent_id: this.taskId, ...taskFields(stage as never, payload, options) })
+    ;(this.children ??= []).push(child)
   }
 
   async transaction(effects: (tx: Tx) => Promise<Outcome | void>): Promise<Settled> {
     if (this.end !== null) throw this.leaseLost()
-    await inTransaction(this.around.handlerDb, async (tx) => {
-      const outcome = (await effects(tx)) ?? ({ outcome: 'done' } as Outcome)
-      const ending = endingOf(outcome)
-      if (ending === null) throw new TypeError(`unknown outcome ${cleanText(cleanJson(outcome, 200), 200)}`)
-      const text = cleanJson([{ task_id: this.taskId, fence: this.fence, ...ending }])
-      const children = ending.outcome === 'done' && this.children !== null ? JSON.stringify(this.children) : null
-      if (this.end !== null || !(await settle(tx, this.around.workerId, text, children))) throw this.leaseLost()
-    })
+    const { handlerDb, workerId } = this.around
+    let lines: Line[] = []
+    try {
+      await inTransaction(handlerDb, async (tx) => {
+        const ending = endingOf(await effects(tx), this.stage) ?? doneEnding
+        lines = this.notebook?.take() ?? []
+        if (lines.length > 0) await writeNotes(tx, workerId, `[${this.linesJson(lines)}]`)
+        const children =
+          ending.outcome === 'done' && this.children !== null ? `[${this.children.join(',')}]` : null
+        const accepted =
+          this.end === null && (await settle(tx, workerId, `[{${this.lease},${ending.rest}]`, children))
+        if (!accepted) throw this.leaseLost()
+      })
+    } catch (error) {
+      this.notebook?.putBack(lines)
+      throw error
+    }
     if (this.end === null) this.finish('own')
     return settled
+  }
+
+  /** The members of a JSON object that name this lease. */
+  get lease(): string {
+    return `"task_id":"${this.taskId}","fence":"${this.fence}"`
+  }
+
+  /** Lines of this attempt as JSON, with commas between them. */
+  linesJson(lines: readonly Line[]): string {
+    return lines.map((line) => lineJson(this.taskId, this.fence, line)).join(',')
   }
 
   private leaseLost(): LeaseLostError {
@@ -286,34 +262,10 @@ export class Execution implements TaskContext {
   }
 }
 
-function endingOf(o: Outcome): Omit<Ending, 'task_id' | 'fence'> | null {
-  switch (o.outcome) {
-    case 'done':
-      return { outcome: 'done', ...(o.result === undefined ? {} : { result: o.result }) }
-    case 'retry':
-      return {
-        outcome: 'fail',
-        error: { code: 'retry', message: cleanText(String(o.reason), 4000) },
-        retryable: true,
-        ...(o.afterMs === undefined ? {} : { after_ms: Math.max(0, Math.round(o.afterMs)) }),
-      }
-    case 'dead':
-      return { outcome: 'fail', error: { code: 'dead', message: cleanText(String(o.reason), 4000) }, retryable: false }
-    case 'snooze':
-      return {
-        outcome: 'snooze',
-        after_ms: Math.max(0, Math.round(o.afterMs)),
-        ...(o.reason === undefined ? {} : { error: { code: 'snoozed', message: cleanText(o.reason, 4000) } }),
-      }
-    case 'cancel':
-      return { outcome: 'cancel', error: { code: 'cancelled', message: cleanText(String(o.reason), 4000) } }
-    default:
-      return null
-  }
-}
-
-function timeoutError(reason: AttemptAborted): object {
-  return { code: 'timeout', message: reason.message }
+/** The task's own timeout. Most extras have none and are not parsed before the handler asks. */
+function ownTimeoutMs(extra: string | null): number | undefined {
+  if (extra === null || !extra.includes('"timeout_ms"')) return undefined
+  return (JSON.parse(extra) as { timeout_ms?: number }).timeout_ms
 }
 
 function factsOf(id: string, stage: string, extra: string | null): TaskFacts {

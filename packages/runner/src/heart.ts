@@ -2,7 +2,8 @@
  * The main thread's side of the heartbeat: starts the thread, hears its answers, keeps the self-deadline.
  *
  * The self-deadline is monotonic and counted from before the last acknowledged beat was sent; past it this process
- * must assume that its leases are gone, whatever the database might have said since.
+ * must assume that its leases are gone, whatever the database might have said since. It has a timer of its own, so that
+ * it is kept also while the main loop waits for a database that does not answer.
  */
 import { Worker } from 'node:worker_threads'
 import type { BeatAnswer } from '@leasehold/queue'
@@ -15,6 +16,8 @@ export interface HeartListener {
   failed(message: string): void
   recovered(failures: number): void
   wedged(loopAgeMs: number): void
+  /** No beat was acknowledged for so long that the leases must be taken for lost; said once until one is. */
+  overdue(): void
   /** The thread itself ended although nobody stopped it: nothing renews the leases any more. */
   stopped(error: Error): void
 }
@@ -23,45 +26,69 @@ export interface HeartListener {
 export class Heart {
   readonly state: SharedState
   private readonly thread: Worker
-  private readonly marginMs: number
-  private readonly leaseTtlMs: number
+  private readonly listener: HeartListener
+  private readonly lastsMs: number
+  private readonly beatIntervalMs: number
+  private guardTimer: NodeJS.Timeout | null = null
+  private overdueSaid = false
   private stopping = false
 
   constructor(data: Omit<BeatThreadData, 'memory'>, registeredAtNs: bigint, listener: HeartListener) {
+    this.listener = listener
     this.state = makeSharedState(registeredAtNs)
-    this.leaseTtlMs = data.leaseTtlMs
-    this.marginMs = data.leaseTtlMs / 5
+    this.lastsMs = data.leaseTtlMs * 0.8
+    this.beatIntervalMs = data.beatIntervalMs
     const source = import.meta.url.endsWith('.ts')
     this.thread = new Worker(new URL(`./beat-thread.${source ? 'ts' : 'js'}`, import.meta.url), {
       workerData: { ...data, memory: this.state.memory } satisfies BeatThreadData,
       execArgv: source ? ['--conditions=development', '--no-warnings'] : [],
       name: 'leasehold-heartbeat',
     })
-    this.thread.on('message', (message: BeatMessage) => {
-      if (message.type === 'answer') listener.answered(message.answer)
-      else if (message.type === 'failed') listener.failed(message.message)
-      else if (message.type === 'recovered') listener.recovered(message.failures)
-      else listener.wedged(message.loopAgeMs)
-    })
-    this.thread.on('error', (error) => listener.stopped(error as Error))
-    this.thread.on('exit', () => {
-      if (!this.stopping) listener.stopped(new Error('the heartbeat thread ended'))
-    })
+    this.thread.on('message', (message: BeatMessage) => this.heard(message))
+    this.thread.on('error', (error) => this.ended(error as Error))
+    this.thread.on('exit', () => this.ended(new Error('the heartbeat thread ended')))
+    this.guardTimer = setTimeout(() => this.guard(), Math.max(0, this.leftMs))
+  }
+
+  private heard(message: BeatMessage): void {
+    if (this.stopping) return
+    if (message.type === 'answer') this.listener.answered(message.answer)
+    else if (message.type === 'failed') this.listener.failed(message.message)
+    else if (message.type === 'recovered') this.listener.recovered(message.failures)
+    else this.listener.wedged(message.loopAgeMs)
+  }
+
+  private ended(error: Error): void {
+    if (this.stopping) return
+    this.stopping = true
+    this.listener.stopped(error)
+  }
+
+  private guard(): void {
+    const left = this.leftMs
+    if (left > 0) this.overdueSaid = false
+    else if (!this.overdueSaid) {
+      this.overdueSaid = true
+      this.listener.overdue()
+    }
+    this.guardTimer = setTimeout(() => this.guard(), left > 0 ? left + 1 : this.beatIntervalMs)
   }
 
   /** Milliseconds until the leases must be taken for lost; negative when they must be now. */
   get leftMs(): number {
-    return this.leaseTtlMs - this.marginMs - this.state.ackAgeMs
+    return this.lastsMs - this.state.ackAgeMs
   }
 
   /** Beats right away instead of at the next interval. */
   beatNow(): void {
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread's port, no window
     this.thread.postMessage('now')
   }
 
   /** Stops beating. The last thing a runner does. */
   async stop(): Promise<void> {
     this.stopping = true
+    clearTimeout(this.guardTimer ?? undefined)
     await this.thread.terminate()
   }
 }

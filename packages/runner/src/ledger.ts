@@ -2,37 +2,44 @@
  * What a worker holds and what it still has to tell the database: executions, endings, notes.
  *
  * Invariant: an execution stays held until its ending is acknowledged, so that no lease is ever forgotten. What was
- * sent and not acknowledged (a lost reply) is sent again; the fence makes that harmless.
+ * sent and not acknowledged (a lost reply) is sent again; the fence makes that harmless. Sending is settlement.ts.
  */
-import { cleanJson, type ExchangeRequest } from '@leasehold/queue'
+import type { ExchangeRequest } from '@leasehold/queue'
 import type { Execution } from './execution.ts'
+import type { Line } from './notes.ts'
 
-/** What one exchange says about ended work. */
+/** What one exchange says about ended and running work. */
 export type Report = Pick<ExchangeRequest, 'doneIds' | 'doneFences' | 'endings' | 'children' | 'notes'>
 
-/** A batch of ended executions on its way to the database. */
-export interface Batch {
-  readonly executions: readonly Execution[]
-  readonly report: Report
+/** Lines of one execution, on their way. */
+export interface Noted {
+  readonly execution: Execution
+  readonly lines: readonly Line[]
 }
 
-const emptyReport: Report = { doneIds: [], doneFences: [], endings: null, children: null, notes: null }
+/** Ended executions and notes on their way to the database. */
+export interface Batch {
+  readonly ended: readonly Execution[]
+  readonly notes: readonly Noted[]
+}
 
-/** The most executions that are settled by one exchange. */
-const maxBatch = 2000
+const maxEnded = 2000
+/** Of JSON in one exchange; a batch stops growing beyond it, so it is exceeded by one execution at most. */
+const maxCharacters = 4_000_000
 
 /** The held executions of one worker id. */
 export class Ledger {
-  /** By task id; in the order of their claim, so the first one has the oldest fence. */
+  /** By task id. */
   readonly held: Map<string, Execution> = new Map()
   private ended: Execution[] = []
-  private noted = new Set<Execution>()
+  private readonly noted = new Set<Execution>()
+  private emptied: (() => void) | null = null
 
   hold(execution: Execution): void {
     this.held.set(execution.taskId, execution)
   }
 
-  /** The execution has ended; own transactions have settled it already. */
+  /** The execution has ended; what settled itself is over. */
   end(execution: Execution): void {
     if (execution.end === 'own') this.drop(execution)
     else this.ended.push(execution)
@@ -42,65 +49,97 @@ export class Ledger {
     this.noted.add(execution)
   }
 
+  /** Its ending was acknowledged, or its lease is known to be gone. */
   drop(execution: Execution): void {
     if (this.held.get(execution.taskId) === execution) this.held.delete(execution.taskId)
-    this.noted.delete(execution)
+    if (execution.notebook !== null) this.noted.delete(execution)
+    if (this.held.size === 0 && this.emptied !== null) this.emptied()
   }
 
   get hasEnded(): boolean {
     return this.ended.length > 0
   }
 
-  get hasNotes(): boolean {
-    return this.noted.size > 0
+  /** Resolves when nothing is held. */
+  whenEmpty(): Promise<void> {
+    if (this.held.size === 0) return Promise.resolve()
+    return new Promise((resolve) => (this.emptied = resolve))
   }
 
-  /** Takes what is to be told now. With `only`, a batch of that one execution: for finding the one that is refused. */
-  takeBatch(only?: Execution): Batch {
-    const executions = only ? [only] : this.ended.splice(0, maxBatch)
-    const notes = this.takeNotes(only)
-    if (executions.length === 0 && notes === null) return { executions, report: emptyReport }
-    const report: Report = { doneIds: [], doneFences: [], endings: null, children: null, notes }
-    const endings: unknown[] = []
-    const children: unknown[] = []
-    for (const execution of executions) {
-      const end = execution.end
-      if (end === 'plain') {
-        report.doneIds.push(execution.taskId)
-        report.doneFences.push(execution.fence)
-      } else if (end !== null && end !== 'own') {
-        endings.push(end.ending)
-        for (const child of end.children ?? []) children.push(child)
-      }
+  /** Takes what is to be told now: ended executions with their notes, then notes of those that run. */
+  takeBatch(): Batch {
+    const notes: Noted[] = []
+    let characters = 0
+    let count = 0
+    while (count < this.ended.length && count < maxEnded && characters < maxCharacters) {
+      const execution = this.ended[count++]!
+      if (typeof execution.end === 'object') characters += weightOf(execution)
+      if (execution.notebook !== null) characters += this.takeNotes(execution, notes)
     }
-    if (endings.length > 0) report.endings = cleanJson(endings, Infinity)
-    if (children.length > 0) report.children = JSON.stringify(children)
-    return { executions, report }
-  }
-
-  private takeNotes(only?: Execution): string | null {
-    if (this.noted.size === 0) return null
-    const now = performance.now()
-    const notes: unknown[] = []
-    for (const execution of only ? [only] : this.noted) {
-      for (const note of execution.notes ?? []) {
-        notes.push(note.kind === 'log' ? { ...note, at_ms_ago: Math.round(now - note.at_ms_ago) } : note)
-      }
-      if (execution.latestProgress !== null) notes.push(execution.latestProgress)
-      execution.notes = null
-      execution.latestProgress = null
-      this.noted.delete(execution)
+    const ended = count === 0 ? [] : this.ended.splice(0, count)
+    for (const execution of this.noted) {
+      if (characters >= maxCharacters) break
+      characters += this.takeNotes(execution, notes)
     }
-    return notes.length === 0 ? null : cleanJson(notes, Infinity)
+    return { ended, notes }
   }
 
-  /** The exchange was answered: these are settled, or refused because their lease is gone. Either way they are over. */
-  acknowledge(batch: Batch): void {
-    for (const execution of batch.executions) this.drop(execution)
+  private takeNotes(execution: Execution, into: Noted[]): number {
+    this.noted.delete(execution)
+    const lines = execution.notebook!.take()
+    if (lines.length > 0) into.push({ execution, lines })
+    return lines.reduce((sum, line) => sum + line.rest.length, 0)
   }
 
-  /** The exchange failed: they wait for the next one. Notes are not repeated. */
+  /** It did not arrive, or nobody knows whether it did: what is still held waits for the next exchange. */
   putBack(batch: Batch): void {
-    this.ended = [...batch.executions, ...this.ended]
+    const waiting = new Set(this.ended)
+    const open = batch.ended.filter((e) => this.held.get(e.taskId) === e && !waiting.has(e))
+    for (const execution of open) execution.resent = true
+    this.ended = [...open, ...this.ended]
+    for (const { execution, lines } of batch.notes) {
+      if (this.held.get(execution.taskId) !== execution) continue
+      execution.notebook!.putBack(lines)
+      this.noted.add(execution)
+    }
   }
+
+  /** Puts one back whose ending was changed. */
+  endAgain(execution: Execution): void {
+    this.ended.push(execution)
+  }
+}
+
+function weightOf(execution: Execution): number {
+  const own = typeof execution.end === 'object' ? (execution.end?.rest.length ?? 0) : 0
+  return (execution.children ?? []).reduce((sum, child) => sum + child.length, own)
+}
+
+/** What an exchange is to say about these. */
+export function reportOf(ended: readonly Execution[], notes: readonly Noted[]): Report {
+  const doneIds: string[] = []
+  const doneFences: string[] = []
+  const endings: string[] = []
+  const children: string[] = []
+  for (const execution of ended) {
+    const end = execution.end
+    if (end === 'plain') {
+      doneIds.push(execution.taskId)
+      doneFences.push(execution.fence)
+    } else if (end !== null && end !== 'own') {
+      endings.push(`{${execution.lease},${end.rest}`)
+      if (end.outcome === 'done' && execution.children !== null) children.push(...execution.children)
+    }
+  }
+  return {
+    doneIds,
+    doneFences,
+    endings: list(endings),
+    children: list(children),
+    notes: list(notes.map(({ execution, lines }) => execution.linesJson(lines))),
+  }
+}
+
+function list(members: string[]): string | null {
+  return members.length === 0 ? null : `[${members.join(',')}]`
 }

@@ -33,6 +33,8 @@ export interface RunnerOptions {
   readonly drainTimeoutMs?: number
   /** A main loop that stands still for so long stops renewing its leases; default 60 s. */
   readonly wedgeLimitMs?: number
+  /** How long a handler whose attempt was ended keeps its place when it does not come back; default 5 s. */
+  readonly abortGraceMs?: number
   /** Work only on tasks of this run. */
   readonly runFilterId?: string
   /** Whether to LISTEN for submissions; off behind a pooler in transaction mode. Default true. */
@@ -60,6 +62,7 @@ export function fillIn(options: RunnerOptions): Settings {
     maxPollMs: 2000,
     drainTimeoutMs: 30_000,
     wedgeLimitMs: 60_000,
+    abortGraceMs: 5000,
     listen: true,
     monitorSilentAfterMs: 180_000,
     handlerConnections: Math.max(1, Math.min(concurrency, 10)),
@@ -72,10 +75,22 @@ export function fillIn(options: RunnerOptions): Settings {
     if (!ok) problems.push({ name, problem })
   }
   check(settings.stages.length > 0, 'stages', 'at least one stage is needed')
-  check(new Set(settings.stages.map((s) => s.name)).size === settings.stages.length, 'stages', 'a stage is named twice')
+  check(
+    new Set(settings.stages.map((s) => s.name)).size === settings.stages.length,
+    'stages',
+    'a stage is named twice',
+  )
   check(/^[!-~]{1,100}$/.test(settings.slot), 'slot', 'must be 1–100 printable characters without spaces')
-  check(Number.isInteger(concurrency) && concurrency >= 1 && concurrency <= 100_000, 'concurrency', 'must be 1 to 100000')
-  check(settings.leaseTtlMs >= 300 && settings.leaseTtlMs <= 86_400_000, 'leaseTtlMs', 'must be 300 ms to 1 day')
+  check(
+    Number.isInteger(concurrency) && concurrency >= 1 && concurrency <= 100_000,
+    'concurrency',
+    'must be 1 to 100000',
+  )
+  check(
+    settings.leaseTtlMs >= 300 && settings.leaseTtlMs <= 86_400_000,
+    'leaseTtlMs',
+    'must be 300 ms to 1 day',
+  )
   check(
     settings.beatIntervalMs >= 50 && settings.beatIntervalMs * 3 <= settings.leaseTtlMs,
     'beatIntervalMs',
@@ -84,6 +99,14 @@ export function fillIn(options: RunnerOptions): Settings {
   check(settings.maxPollMs >= 10 && settings.maxPollMs <= 60_000, 'maxPollMs', 'must be 10 ms to 1 min')
   check(settings.drainTimeoutMs >= 0, 'drainTimeoutMs', 'must not be negative')
   check(settings.wedgeLimitMs >= 500, 'wedgeLimitMs', 'must be at least 500 ms')
+  check(settings.abortGraceMs >= 0 && settings.abortGraceMs <= 600_000, 'abortGraceMs', 'must be 0 to 10 min')
+  check(
+    Number.isInteger(settings.handlerConnections) &&
+      settings.handlerConnections >= 1 &&
+      settings.handlerConnections <= 1000,
+    'handlerConnections',
+    'must be 1 to 1000',
+  )
   if (problems.length > 0) throw new ConfigError(problems)
   return settings
 }

@@ -1,16 +1,13 @@
 /**
  * A runner: takes a slot, works until it is told to stop, and leaves in order.
  *
- * Start: stages registered, slot taken (what an earlier incarnation held is free at once), heart beating, loop turning.
- * Drain: nothing more is claimed; what runs is finished, or given back when the drain limit is over; the worker leaves;
- * beats stop last. A database that is away only delays: nothing here gives up. A worker that was declared dead while it
- * could not beat starts again under a new id; one whose slot was taken by another process ends.
+ * Start: stages registered, slot taken (what an earlier incarnation held is free at once), then one life after the other
+ * (life.ts): a worker that was declared dead while it could not beat goes on under a new id; one whose slot was taken by
+ * another process ends. A database that is away only delays: nothing here gives up.
  * Never exits the process, reads the environment or handles signals: daemons/runner does.
  */
 import { hostname } from 'node:os'
 import {
-  type BeatAnswer,
-  type Db,
   leave,
   LeaseholdError,
   registerStage,
@@ -19,9 +16,9 @@ import {
 } from '@leasehold/queue'
 import { Listener, openPool, OutageLog, retryDelayMs, sleep } from '@leasehold/postgres'
 import { attendDuties } from './duties.ts'
-import { Heart } from './heart.ts'
-import { Loop, type LoopHost } from './loop.ts'
+import { Life } from './life.ts'
 import { fillIn, type RunnerOptions, type Settings } from './options.ts'
+import type { Counts } from './settlement.ts'
 
 type Pool = ReturnType<typeof openPool>
 
@@ -30,23 +27,23 @@ export class SlotTakenError extends LeaseholdError {
   readonly slot: string
 
   constructor(slot: string) {
-    super('SLOT_TAKEN', `Slot ${slot} was taken over by another process. Give each process a slot of its own.`)
+    super(
+      'SLOT_TAKEN',
+      `Slot ${slot} was taken over by another process. Give each process a slot of its own.`,
+    )
     this.slot = slot
   }
 }
 
 /** Numbers since the start. */
-export interface RunnerCounts {
-  readonly claimed: number
-  readonly settled: number
-  readonly refused: number
-  readonly stuck: number
-  readonly exchanges: number
+export type RunnerCounts = Readonly<Counts> & {
+  /** Tasks claimed and not yet settled. */
   readonly held: number
 }
 
 /** A started runner. */
 export interface Runner {
+  /** Changes when the worker was declared dead and went on under a new id. */
   readonly workerId: string
   readonly slot: string
   readonly counts: RunnerCounts
@@ -60,34 +57,37 @@ export interface Runner {
 
 /**
  * Starts a runner; resolves when it holds its slot. While the database is away it keeps trying, until `signal` aborts
- * (then it rejects with the signal's reason). Throws ConfigError for settings that cannot work.
+ * (then it rejects with the signal's reason, and holds no slot). Throws ConfigError for settings that cannot work.
  */
 export async function startRunner(options: RunnerOptions, signal?: AbortSignal): Promise<Runner> {
   const running = new RunnerProcess(fillIn(options))
-  await running.takeSlot(signal)
-  running.begin()
+  await running.start(signal ?? new AbortController().signal)
   return running
 }
 
+const registrationWithinMs = 3000
+
 class RunnerProcess implements Runner {
-  workerId = ''
   readonly ended: Promise<void>
 
   private readonly settings: Settings
+  private readonly tally: Counts = {
+    claimed: 0,
+    settled: 0,
+    refused: 0,
+    unconfirmed: 0,
+    stuck: 0,
+    exchanges: 0,
+  }
   private readonly exchangePool: Pool
   private readonly handlerPool: Pool
-  private readonly dutyPool: Pool
+  private readonly sidePool: Pool
+  private readonly end = Promise.withResolvers<void>()
+  private readonly draining = new AbortController()
+  private readonly hurry = new AbortController()
+  private readonly closing = new AbortController()
   private listener: Listener | null = null
-  private heart!: Heart
-  private loop!: Loop
-  private stopLoop = new AbortController()
-  private readonly stopDuties = new AbortController()
-  private stopping: 'no' | 'drain' | 'now' = 'no'
-  private hurry = new AbortController()
-  private lostReason: string | null = null
-  private registeredAtNs = 0n
-  private finish!: () => void
-  private fault!: (error: Error) => void
+  private life!: Life
 
   constructor(settings: Settings) {
     this.settings = settings
@@ -98,13 +98,14 @@ class RunnerProcess implements Runner {
         max,
         ...more,
       })
-    this.exchangePool = pool('exchange', 2, { queryTimeoutMs: 30_000, idleTimeoutMs: 0 })
-    this.handlerPool = pool('handlers', settings.handlerConnections, {})
-    this.dutyPool = pool('duties', 1, { queryTimeoutMs: 30_000 })
-    this.ended = new Promise((resolve, reject) => {
-      this.finish = resolve
-      this.fault = reject
-    })
+    // No wait for the database is so long that the main loop seems to stand still.
+    const waitMs = Math.min(30_000, Math.max(1000, settings.wedgeLimitMs / 3))
+    const bounded = { queryTimeoutMs: waitMs, connectTimeoutMs: Math.min(waitMs, 10_000) }
+    this.exchangePool = pool('exchange', 2, { ...bounded, idleTimeoutMs: 0 })
+    this.sidePool = pool('duties', 1, bounded)
+    // Handlers may have to wait for each other.
+    this.handlerPool = pool('handlers', settings.handlerConnections, { connectTimeoutMs: 60_000 })
+    this.ended = this.end.promise
     this.ended.catch(() => {}) // whoever started us may choose not to listen
   }
 
@@ -112,41 +113,62 @@ class RunnerProcess implements Runner {
     return this.settings.slot
   }
 
-  get counts(): RunnerCounts {
-    return { ...this.loop.counts, held: this.loop.ledger.held.size }
+  get workerId(): string {
+    return this.life.workerId
   }
 
-  /** Registers stages and worker, however long the database takes to answer. */
-  async takeSlot(signal?: AbortSignal): Promise<void> {
+  get counts(): RunnerCounts {
+    return { ...this.tally, held: this.life.loop.ledger.held.size }
+  }
+
+  /** Takes the slot and begins to work. Rejects with the signal's reason when it aborts before that. */
+  async start(signal: AbortSignal): Promise<void> {
+    try {
+      const life = await this.takeSlot(signal)
+      if (life === null) throw signal.reason
+      this.life = life
+    } catch (error) {
+      await this.close()
+      throw error
+    }
+    this.listen()
+    void this.attend()
+    this.liveOn().then(this.end.resolve, this.end.reject)
+  }
+
+  /** A registered life, however long the database takes to answer; null when `stop` aborts before. */
+  private async takeSlot(stop: AbortSignal): Promise<Life | null> {
     const { settings } = this
     const outage = new OutageLog()
-    for (;;) {
-      if (signal?.aborted) {
-        await this.closePools()
-        throw signal.reason
-      }
+    const givenUp = afterAbort(stop, registrationWithinMs)
+    while (!stop.aborted) {
+      settings.onTurn?.()
       try {
-        for (const stage of settings.stages) await registerStage(this.dutyPool as Db, stage)
-        this.registeredAtNs = process.hrtime.bigint()
-        this.tookSlot(await registerWorker(this.dutyPool as Db, this.introduction()))
-        return
-      } catch (error) {
-        if (error instanceof LeaseholdError || isRefusal(error)) {
-          await this.closePools()
-          throw error
+        const registering = this.register()
+        const given = await Promise.race([registering, givenUp])
+        if (given === null) {
+          registering.catch(() => {})
+          return null
         }
+        if (!stop.aborted) return this.beginLife(given)
+        await leave(this.sidePool, given.registration.workerId, 'graceful-shutdown').catch(() => {})
+      } catch (error) {
+        if (error instanceof LeaseholdError || isRefusal(error)) throw error
         if (outage.failed()) {
           const facts = { event: 'start.waiting', message: (error as Error).message }
           settings.log.warn(facts, 'the database cannot be used yet; trying again')
         }
-        await sleep(retryDelayMs(outage.count), signal)
+        await sleep(retryDelayMs(outage.count), stop)
       }
     }
+    return null
   }
 
-  private introduction() {
+  private async register(): Promise<{ registration: WorkerRegistration; atNs: bigint }> {
     const { settings } = this
-    return {
+    for (const stage of settings.stages) await registerStage(this.sidePool, stage)
+    const atNs = process.hrtime.bigint()
+    const registration = await registerWorker(this.sidePool, {
       slot: settings.slot,
       stages: settings.stages.map((s) => s.name),
       leaseTtlMs: settings.leaseTtlMs,
@@ -155,190 +177,114 @@ class RunnerProcess implements Runner {
       pid: process.pid,
       version: settings.version,
       concurrency: settings.concurrency,
-    }
+    })
+    return { registration, atNs }
   }
 
-  private tookSlot(registration: WorkerRegistration): void {
-    this.workerId = registration.workerId
-    const { superseded, released, quarantined } = registration
+  private beginLife({ registration, atNs }: { registration: WorkerRegistration; atNs: bigint }): Life {
+    const { workerId, superseded, released, quarantined } = registration
+    const found = { superseded, takenOver: released.length, quarantined: quarantined.length }
     this.settings.log.info(
-      {
-        event: 'slot.taken',
-        slot: this.slot,
-        workerId: this.workerId,
-        superseded,
-        takenOver: released.length,
-        quarantined: quarantined.length,
-      },
-      superseded === null ? 'slot taken' : 'slot taken over from an earlier process; its tasks are free again',
+      { event: 'slot.taken', slot: this.slot, workerId, ...found },
+      superseded === null
+        ? 'slot taken'
+        : 'slot taken over from an earlier process; its tasks are free again',
     )
+    return new Life(workerId, atNs, {
+      settings: this.settings,
+      exchangeDb: this.exchangePool,
+      handlerDb: this.handlerPool,
+      sideDb: this.sidePool,
+      counts: this.tally,
+      hearing: () => this.listener?.hearing ?? false,
+      drainAsked: () => this.beginDrain(),
+    })
   }
 
-  begin(): void {
+  private listen(): void {
     const { settings } = this
-    this.beginLife()
-    if (settings.listen) {
-      this.listener = new Listener({
-        connectionString: settings.connectionString,
-        applicationName: `leasehold listen ${this.slot}`,
-        channels: settings.stages.map((s) => `leasehold:${s.name}`),
-        wake: () => this.loop.wake(),
-      })
-    }
-    void attendDuties(
+    if (!settings.listen) return
+    this.listener = new Listener({
+      connectionString: settings.connectionString,
+      applicationName: `leasehold listen ${this.slot}`,
+      channels: settings.stages.map((s) => `leasehold:${s.name}`),
+      wake: () => this.life.loop.wake(),
+    })
+  }
+
+  private attend(): Promise<void> {
+    const { settings } = this
+    return attendDuties(
       {
-        db: this.dutyPool as Db,
+        db: this.sidePool,
         log: settings.log,
-        traffic: () => this.loop.counts.exchanges,
+        traffic: () => this.tally.exchanges,
         lookEveryMs: settings.beatIntervalMs,
         monitorSilentAfterMs: settings.monitorSilentAfterMs,
-        released: (dead) => {
-          for (const w of dead) {
-            const facts = { event: 'worker.released', deadWorkerId: w.workerId, slot: w.slot, released: w.released.length }
-            settings.log.warn(facts, 'a dead worker was released')
-          }
-          this.loop.wake()
-        },
+        sure: () => this.life.leaseLeftMs > 0,
+        released: () => this.life.loop.wake(),
       },
-      this.stopDuties.signal,
+      this.closing.signal,
     )
-    this.liveOn().then(this.finish, this.fault)
-  }
-
-  private beginLife(): void {
-    const { settings } = this
-    this.lostReason = null
-    this.stopLoop = new AbortController()
-    this.heart = new Heart(
-      {
-        connectionString: settings.connectionString,
-        workerId: this.workerId,
-        slot: this.slot,
-        beatIntervalMs: settings.beatIntervalMs,
-        leaseTtlMs: settings.leaseTtlMs,
-        wedgeLimitMs: settings.wedgeLimitMs,
-      },
-      this.registeredAtNs,
-      {
-        answered: (answer) => this.beatAnswered(answer),
-        failed: (message) => settings.log.warn({ event: 'beat.failed', message }, 'a beat was not acknowledged; trying again'),
-        recovered: (failures) => settings.log.info({ event: 'beat.back', failures }, 'beats are acknowledged again'),
-        wedged: (loopAgeMs) => settings.log.error({ event: 'loop.wedged', loopAgeMs }, 'the main loop stands still; leases are no longer renewed'),
-        stopped: (error) => this.fault(error),
-      },
-    )
-    const host: LoopHost = {
-      settings,
-      exchangeDb: this.exchangePool as Db,
-      handlerDb: this.handlerPool as Db,
-      workerId: this.workerId,
-      log: settings.log,
-      leaseLeftMs: () => this.heart.leftMs,
-      hearing: () => this.listener?.hearing ?? false,
-      turned: (held, oldestFence) => {
-        this.heart.state.turn()
-        this.heart.state.hold(held, oldestFence)
-      },
-      beatNow: () => this.heart.beatNow(),
-      workerEnded: (reason) => this.lost(reason),
-      drainAsked: () => void this.drain(),
-    }
-    this.loop = new Loop(host)
-    if (this.stopping !== 'no') this.loop.draining = true
-  }
-
-  private beatAnswered(answer: BeatAnswer): void {
-    if (answer.state !== 'live') return this.lost(answer.reason ?? answer.state)
-    this.loop.takeRevocations(answer.revoked)
-    if (answer.drain) void this.drain()
-  }
-
-  /** This worker id is over: what runs is aborted, its settlements would be refused. */
-  private lost(reason: string): void {
-    if (this.lostReason !== null) return
-    this.lostReason = reason
-    this.loop.abortAll('lease-lost', `the worker was ended: ${reason}`)
-    this.stopLoop.abort()
   }
 
   /** Lives one worker id after the other until told to stop. */
   private async liveOn(): Promise<void> {
-    for (;;) {
-      await this.loop.run(this.stopLoop.signal)
-      const reason: string | null = this.lostReason
-      if (reason === null) return this.leaveInOrder()
-      this.settings.log.error({ event: 'worker.ended', workerId: this.workerId, reason }, 'this worker was declared dead; all it ran was aborted')
-      if (reason === 'superseded') {
-        await this.close()
-        throw new SlotTakenError(this.slot)
+    const { log, abortGraceMs } = this.settings
+    try {
+      for (;;) {
+        const end = await this.life.run(this.draining.signal, this.hurry.signal)
+        if (end.left) {
+          log.info({ event: 'runner.left', workerId: this.workerId, ...this.counts }, 'left')
+          return
+        }
+        const facts = { event: 'worker.ended', workerId: this.workerId, reason: end.reason }
+        log.error(facts, 'this worker was declared dead; all it ran was aborted')
+        if (end.reason === 'superseded') throw new SlotTakenError(this.slot)
+        await this.life.loop.attempts.quiet(abortGraceMs) // so that no more handlers run than the concurrency allows
+        const next = await this.takeSlot(this.draining.signal)
+        if (next === null) return
+        this.life = next
       }
-      if (this.stopping !== 'no') return this.close()
-      await this.heart.stop()
-      await this.takeSlot(this.hurry.signal)
-      this.beginLife()
+    } finally {
+      await this.close()
     }
   }
 
+  private beginDrain(): void {
+    if (this.draining.signal.aborted) return
+    this.settings.log.info(
+      { event: 'drain.begun', held: this.counts.held },
+      'draining: nothing more is claimed',
+    )
+    this.draining.abort()
+  }
+
   async drain(): Promise<void> {
-    if (this.stopping === 'no') {
-      this.stopping = 'drain'
-      this.loop.draining = true
-      this.heart.state.drain()
-      this.settings.log.info({ event: 'drain.begun', held: this.loop.ledger.held.size }, 'draining: nothing more is claimed')
-      void this.drainLoop()
-    }
+    this.beginDrain()
     await this.ended.catch(() => {})
   }
 
   async stopNow(): Promise<void> {
-    const first = this.stopping === 'no'
-    this.stopping = 'now'
-    this.loop.draining = true
     this.hurry.abort()
-    if (first) void this.drainLoop()
-    await this.ended.catch(() => {})
-  }
-
-  /** Waits until nothing is held, at most for the drain limit; then gives back what runs, and ends the loop. */
-  private async drainLoop(): Promise<void> {
-    const until = performance.now() + this.settings.drainTimeoutMs
-    const heldAny = () => this.loop.ledger.held.size > 0
-    this.loop.wake()
-    while (heldAny() && performance.now() < until && !this.hurry.signal.aborted && this.lostReason === null) {
-      await sleep(20, this.hurry.signal)
-    }
-    const running = [...this.loop.ledger.held.values()].filter((e) => e.end === null).length
-    if (running > 0) {
-      this.settings.log.warn({ event: 'drain.release', running }, 'the drain limit is over: what still runs is given back')
-      this.loop.abortAll('drain', 'the worker shuts down')
-    }
-    // The loop settles what has ended; a database that is away gets a few seconds, then leases simply run out.
-    const settleUntil = performance.now() + 5000
-    while (heldAny() && performance.now() < settleUntil && this.lostReason === null) await sleep(10)
-    this.stopLoop.abort()
-  }
-
-  private async leaveInOrder(): Promise<void> {
-    await this.listener?.stop()
-    this.stopDuties.abort()
-    const limit = sleep(5000)
-    await Promise.race([leave(this.exchangePool as Db, this.workerId, 'graceful-shutdown').catch(() => {}), limit])
-    await this.close()
-    this.settings.log.info({ event: 'runner.left', workerId: this.workerId, ...this.counts }, 'left')
+    await this.drain()
   }
 
   private async close(): Promise<void> {
-    this.stopDuties.abort()
-    await this.listener?.stop()
-    await this.heart.stop() // last
-    await this.closePools()
+    this.closing.abort()
+    const pools = [this.exchangePool, this.handlerPool, this.sidePool].map((p) => p.end().catch(() => {}))
+    // Neither a handler that never gives its connection back nor a database that does not answer must keep the process.
+    await Promise.race([Promise.all([...pools, this.listener?.stop()]), sleep(1000)])
   }
+}
 
-  private async closePools(): Promise<void> {
-    const ends = [this.exchangePool, this.handlerPool, this.dutyPool].map((p) => p.end().catch(() => {}))
-    // A handler that never gives its connection back must not keep the process.
-    await Promise.race([Promise.all(ends), sleep(2000)])
-  }
+/** Null, `ms` after the signal has aborted. */
+function afterAbort(signal: AbortSignal, ms: number): Promise<null> {
+  return new Promise((resolve) => {
+    const wait = () => void setTimeout(() => resolve(null), ms).unref()
+    if (signal.aborted) wait()
+    else signal.addEventListener('abort', wait, { once: true })
+  })
 }
 
 /** The database understood and said no: waiting would not change it. */

@@ -1,0 +1,65 @@
+/**
+ * The runner daemon's command line: which stages, from which module, on which slot, how many at once, for which run.
+ *
+ * Refuses what it does not know, with all problems at once, as the configuration does. What is not given here is taken
+ * from the environment (daemon.ts).
+ */
+import { existsSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { parseArgs } from 'node:util'
+import { ConfigError, type ConfigProblem } from '@leasehold/queue'
+
+/** What was given; null: nothing. */
+export interface Arguments {
+  /** Empty: all stages of the module. */
+  readonly stages: string[]
+  /** What to import: a package's name or a file's URL. */
+  readonly module: string
+  readonly slot: string | null
+  readonly concurrency: number | null
+  readonly run: string | null
+}
+
+const options = {
+  stage: { type: 'string', multiple: true },
+  module: { type: 'string', default: '@leasehold/pipeline-leads' },
+  slot: { type: 'string' },
+  concurrency: { type: 'string' },
+  run: { type: 'string' },
+} as const
+
+/** Reads the arguments. Throws {@link ConfigError}. */
+export function readArguments(args: string[]): Arguments {
+  const values = parse(args)
+  const problems: ConfigProblem[] = []
+  if (values.concurrency !== undefined && !/^[1-9]\d{0,5}$/.test(values.concurrency)) {
+    problems.push({
+      name: '--concurrency',
+      problem: `must be a whole number from 1, not '${values.concurrency}'`,
+    })
+  }
+  if (values.slot !== undefined && !/^[!-~]{1,100}$/.test(values.slot)) {
+    problems.push({ name: '--slot', problem: 'must be 1 to 100 printable characters without spaces' })
+  }
+  if (problems.length > 0) throw new ConfigError(problems)
+  return {
+    stages: values.stage ?? [],
+    module: importable(values.module),
+    slot: values.slot ?? null,
+    concurrency: values.concurrency === undefined ? null : Number(values.concurrency),
+    run: values.run ?? null,
+  }
+}
+
+function parse(args: string[]): ReturnType<typeof parseArgs<{ options: typeof options }>>['values'] {
+  try {
+    return parseArgs({ args, options }).values
+  } catch (error) {
+    throw new ConfigError([{ name: 'arguments', problem: (error as Error).message }], { cause: error })
+  }
+}
+
+function importable(module: string): string {
+  return /^[./]/.test(module) || existsSync(module) ? pathToFileURL(resolve(module)).href : module
+}

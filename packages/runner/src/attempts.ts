@@ -1,0 +1,178 @@
+/**
+ * The attempts that run: started with a claim, ended by their handlers, their timeouts, or somebody who takes the lease.
+ *
+ * Invariants: timeouts and aborts come on time whatever the database is doing; a place is given back when its handler
+ * has come back, or when it has ignored its abort signal for the grace. Claiming and settling is the loop's.
+ */
+import type { ClaimedRow, Db, Revocation } from '@leasehold/queue'
+import { sleep } from '@leasehold/postgres'
+import type { Capacity } from './capacity.ts'
+import { AttemptAborted, Execution, type Surroundings } from './execution.ts'
+import type { Ledger } from './ledger.ts'
+import type { RunnerLog, Settings } from './options.ts'
+import type { Counts } from './settlement.ts'
+
+/** The longest wait of a Node timer. */
+const longestTimerMs = 2 ** 31 - 1
+/** Notes of a running attempt wait so long for an exchange that goes anyway. */
+const notesWithinMs = 1000
+
+/** What attempts need of their loop's host. */
+export interface AttemptsHost {
+  readonly settings: Settings
+  readonly handlerDb: Db
+  readonly workerId: string
+  readonly log: RunnerLog
+  readonly counts: Counts
+}
+
+/** The attempts of one worker id. */
+export class Attempts {
+  /** The highest fence that was claimed. */
+  maxFence = 0n
+  private lastFence = ''
+  private earliestDeadline = Infinity
+  private deadlineTimer: NodeJS.Timeout | null = null
+  private notesTimer: NodeJS.Timeout | null = null
+  /** Ended without their handlers, which have not come back. */
+  private readonly abandoned = new Set<Execution>()
+  private readonly host: AttemptsHost
+  private readonly ledger: Ledger
+  private readonly capacity: Capacity
+  private readonly wake: () => void
+  private readonly around: Surroundings
+
+  /** `wake`: something has ended, a place is free, or notes have waited long enough. */
+  constructor(host: AttemptsHost, ledger: Ledger, capacity: Capacity, wake: () => void) {
+    this.host = host
+    this.ledger = ledger
+    this.capacity = capacity
+    this.wake = wake
+    this.around = {
+      workerId: host.workerId,
+      handlerDb: host.handlerDb,
+      ended: (execution) => this.ended(execution),
+      noted: (execution) => this.noted(execution),
+      late: (execution) => this.cameBack(execution),
+    }
+  }
+
+  /** Starts the handler for a claimed task. `claimedAt`: performance.now() before the claim was sent. */
+  start(row: ClaimedRow, claimedAt: number): void {
+    const { stage, timeoutMs } = this.capacity.of(row[2])
+    const execution = new Execution(row, stage, timeoutMs, claimedAt, this.around)
+    this.capacity.take(row[2])
+    this.host.counts.claimed += 1
+    if (row[1] !== this.lastFence) {
+      this.lastFence = row[1]
+      const fence = BigInt(row[1])
+      if (fence > this.maxFence) this.maxFence = fence
+    }
+    this.ledger.hold(execution)
+    if (execution.deadlineAt < this.earliestDeadline) this.awaitDeadline(execution.deadlineAt)
+    execution.running = execution.run()
+  }
+
+  private ended(execution: Execution): void {
+    this.ledger.end(execution)
+    if (!execution.abandoned) {
+      if (execution.end === 'own') this.host.counts.settled += 1
+      return this.freePlace(execution)
+    }
+    // Its place stays taken until the handler comes back, or until it is clear that it will not.
+    this.abandoned.add(execution)
+    this.host.counts.stuck += 1
+    setTimeout(() => this.giveUpOn(execution), this.host.settings.abortGraceMs).unref()
+    this.wake()
+  }
+
+  private freePlace(execution: Execution): void {
+    if (execution.freed) return
+    execution.freed = true
+    this.capacity.leave(execution.stage.name)
+    this.wake()
+  }
+
+  private giveUpOn(execution: Execution): void {
+    if (execution.freed) return
+    const facts = { event: 'handler.stuck', ...factsOf(execution), stuck: this.host.counts.stuck }
+    this.host.log.warn(facts, 'a handler ignores its abort signal; its place is given to others')
+    this.freePlace(execution)
+  }
+
+  private cameBack(execution: Execution): void {
+    this.abandoned.delete(execution)
+    this.host.counts.stuck -= 1
+    if (execution.freed) {
+      const facts = { event: 'handler.late', ...factsOf(execution) }
+      this.host.log.warn(
+        facts,
+        'a handler came back long after its attempt had ended; its outcome was ignored',
+      )
+    }
+    this.freePlace(execution)
+  }
+
+  /** Resolves when every handler whose attempt was ended has come back, at the latest after `limitMs`. */
+  async quiet(limitMs: number): Promise<void> {
+    await Promise.race([
+      Promise.all([...this.abandoned].map((execution) => execution.running!)),
+      sleep(limitMs),
+    ])
+  }
+
+  private noted(execution: Execution): void {
+    this.ledger.note(execution)
+    this.notesTimer ??= setTimeout(() => {
+      this.notesTimer = null
+      this.wake()
+    }, notesWithinMs)
+  }
+
+  private awaitDeadline(deadlineAt: number): void {
+    this.earliestDeadline = deadlineAt
+    clearTimeout(this.deadlineTimer ?? undefined)
+    const ms = Math.min(Math.max(0, deadlineAt - performance.now()), longestTimerMs)
+    this.deadlineTimer = setTimeout(() => this.endOverdue(), ms).unref()
+  }
+
+  private endOverdue(): void {
+    const now = performance.now()
+    let next = Infinity
+    for (const execution of this.ledger.held.values()) {
+      if (execution.end !== null) continue
+      if (execution.deadlineAt <= now) {
+        execution.abort(new AttemptAborted('timeout', 'the attempt took longer than its timeout'))
+      } else if (execution.deadlineAt < next) next = execution.deadlineAt
+    }
+    this.earliestDeadline = Infinity
+    if (next < Infinity) this.awaitDeadline(next)
+  }
+
+  /** Aborts everything that runs; the attempts are given back without counting. Returns how many there were. */
+  abortAll(why: AttemptAborted['why'], message: string): number {
+    const running = [...this.ledger.held.values()].filter((execution) => execution.end === null)
+    for (const execution of running) execution.abort(new AttemptAborted(why, message))
+    this.wake()
+    return running.length
+  }
+
+  /** Leases that were taken away (cancelled, past the deadline): their handlers are told, nothing is settled. */
+  takeRevocations(revoked: readonly Revocation[] | null): void {
+    for (const { task_id, fence, reason } of revoked ?? []) {
+      const execution = this.ledger.held.get(task_id)
+      if (execution === undefined || execution.fence !== fence) continue
+      execution.abort(new AttemptAborted('cancelled', `the lease was taken away: ${reason}`))
+    }
+  }
+
+  /** Nothing more is timed; handlers that still run are left to themselves. */
+  close(): void {
+    clearTimeout(this.deadlineTimer ?? undefined)
+    clearTimeout(this.notesTimer ?? undefined)
+  }
+}
+
+function factsOf({ taskId, fence, stage }: Execution): object {
+  return { taskId, fence, stage: stage.name }
+}

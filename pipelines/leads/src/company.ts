@@ -5,6 +5,7 @@
  * a page on a social network or a free mailbox is nobody's domain. Texts are trimmed, free of control characters and bounded.
  * Mapping a directory's columns to these fields is discovery/company-row.ts.
  */
+import { createHash } from 'node:crypto'
 import { domainToASCII } from 'node:url'
 import { parse } from 'tldts'
 import { canonicalCity, fold } from './places.ts'
@@ -92,6 +93,8 @@ export function websiteAddress(text: string): string | null {
 const LEGAL_FORMS =
   /\b(?:incorporated|inc|llc|l l c|llp|lp|ltd|limited|corporation|corp|company|co|plc|gmbh|ag|kg|sa|s a|srl|sarl|bv|nv|oy|ab|as|pty|pte)\b/g
 
+const MAX_IDENTITY = 256
+
 /** A company's name without case, accents, punctuation, legal form and leading article. */
 export function canonicalName(name: string): string {
   const folded = fold(name.replaceAll('&', ' and '))
@@ -104,6 +107,10 @@ export function canonicalName(name: string): string {
  * Unique per run in the database (`companies_are_unique_in_a_run`).
  */
 export function identityOf(company: Pick<Company, 'name' | 'domain' | 'city'>): string {
-  if (company.domain !== null) return `domain:${company.domain}`
-  return `name:${canonicalName(company.name)}|${company.city === null ? '' : canonicalCity(company.city)}`
+  const city = company.city === null ? '' : canonicalCity(company.city)
+  const identity =
+    company.domain !== null ? `domain:${company.domain}` : `name:${canonicalName(company.name)}|${city}`
+  // An index entry has a limit of its own, and some letters become eighteen when they are folded.
+  if (identity.length <= MAX_IDENTITY) return identity
+  return `${identity.slice(0, MAX_IDENTITY / 2).toWellFormed()}#${createHash('sha256').update(identity).digest('hex')}`
 }

@@ -15,7 +15,7 @@ const word = (what: string) =>
     .min(1, `${what} is empty; leave it out to accept any`)
     .max(200)
     // A NUL byte cannot be stored in Postgres text; every other control character is a typing accident.
-    .regex(/^\P{Cc}*$/u, `${what} holds control characters`)
+    .regex(/^[^\p{Cc}\p{Cs}]*$/u, `${what} holds control characters`)
     .optional()
 
 /** The zod schema of {@link Criteria}; also the payload edge of the discovery stage. */
@@ -36,7 +36,13 @@ export const criteriaSchema: z.ZodType<Criteria> = z.strictObject({
   }),
   target: z.int().min(1).max(500_000),
   minScore: z.int().min(0).max(100).default(40),
-  source: z.string().min(1).max(4096).optional(),
+  source: z
+    .string()
+    .min(1)
+    .max(4096)
+
+    .regex(/^[^\p{Cc}\p{Cs}]*$/u, 'source holds control characters')
+    .optional(),
 })
 
 /**

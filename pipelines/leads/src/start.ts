@@ -49,5 +49,7 @@ function newRunId(): string {
 
 function describe({ target, kind, city, state, country }: Criteria): string {
   const place = [city, state, country].filter((part) => part !== undefined).join(', ')
-  return `${target} leads: ${kind ?? 'any kind'}${place === '' ? '' : ` in ${place}`}`.slice(0, 200)
+  return `${target} leads: ${kind ?? 'any kind'}${place === '' ? '' : ` in ${place}`}`
+    .slice(0, 200)
+    .toWellFormed()
 }

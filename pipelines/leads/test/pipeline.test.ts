@@ -166,17 +166,42 @@ describe('a run', () => {
   })
 
   test('of several slices counts every row once', async () => {
-    const source = await writeDirectory(folder, 'slices.csv', 5_001)
-    const { runId } = await startRun(database.pool, { target: 5_001, source })
+    const source = await writeDirectory(folder, 'slices.csv', 2_001)
+    const { runId } = await startRun(database.pool, { target: 2_001, source })
     await work({ fetchPages: false })
     await expect(endOf(database, runId)).resolves.toMatchObject({
       state: 'target met',
-      scanned: 5_001,
-      candidates: 5_001,
+      scanned: 2_001,
+      candidates: 2_001,
       duplicates: 0,
     })
     const stages = await runProgress(database.pool, runId)
-    expect(stages.find((stage) => stage.stage === 'company_discovery')?.done).toBe(3)
+    expect(stages.find((stage) => stage.stage === 'company_discovery')?.done).toBe(2)
+  })
+
+  test('survives hostile rows: the bad are reported, the strange are stored, nothing is stuck', async () => {
+    const rows = [
+      ['company', 'web\u0000site', '__proto__', 'description'],
+      ['Lone \ud800 surrogate', 'x', 'y', 'z'],
+      [`${'x'.repeat(299)}😀 cut`, '', '', ''],
+      ['ﷺ'.repeat(300), '', '', ''],
+      [`'; drop table leads.companies; --`, '', '', '\u0007bell \\u0000'],
+      ['1\u0000', '', '', ''],
+      ['Long', '', 'p'.repeat(100_000), 'd'.repeat(300_000)],
+      ['=cmd|calc', '', '', ''],
+    ]
+    const path = join(folder, 'hostile.csv')
+    await writeFile(
+      path,
+      Buffer.from(`\ufeff${rows.map((row) => row.join(',')).join('\r\n')}\r\n`, 'utf16le'),
+    )
+    const { runId } = await startRun(database.pool, { target: 100, source: path, minScore: 0 })
+    await work()
+    const status = await endOf(database, runId)
+    expect(status).toMatchObject({ state: 'candidates used up', scanned: 7, candidates: 5, researched: 5 })
+    expect(status.rejectedRows.map(({ line }) => line)).toEqual([3, 6])
+    const stages = await runProgress(database.pool, runId)
+    expect(stages.every((stage) => stage.dead === 0)).toBe(true)
   })
 
   test('is refused with wrong criteria or a wrong directory, and leaves nothing behind', async () => {

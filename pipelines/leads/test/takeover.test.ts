@@ -15,7 +15,7 @@ import type { Research } from '../src/research/research.ts'
 import { writeResearch } from '../src/store/findings.ts'
 import { leadsDatabase, writeDirectory } from './working.ts'
 
-const ROWS = 30_000
+const ROWS = 8_000
 let database: TestDatabase
 let folder: string
 

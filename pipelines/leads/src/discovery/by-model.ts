@@ -75,7 +75,8 @@ function toCompany(found: z.infer<typeof answer>['companies'][number]): Company 
     description: clean(found.description),
     phone: clean(found.phone),
     email:
-      found.email !== null && /^[^@\s]+@[^@\s]+\.[^@\s]+$/.test(found.email)
+      found.email !== null &&
+      /^[^@\s\p{Cc}\p{Cs}]+@[^@\s\p{Cc}\p{Cs}]+\.[^@\s\p{Cc}\p{Cs}]+$/u.test(found.email)
         ? found.email.toLowerCase()
         : null,
     employees: null,
@@ -87,5 +88,10 @@ function toCompany(found: z.infer<typeof answer>['companies'][number]): Company 
 }
 
 function clean(value: string | null): string | null {
-  return value?.replaceAll(/\p{Cc}+/gu, ' ').trim() || null
+  return (
+    value
+      ?.replaceAll(/\p{Cc}+/gu, ' ')
+      .trim()
+      .toWellFormed() || null
+  )
 }

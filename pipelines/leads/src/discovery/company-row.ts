@@ -87,13 +87,13 @@ function extraOf(map: ColumnMap, record: readonly string[]): Record<string, stri
   return extra
 }
 
-/** Trims, turns control characters into blanks and cuts to `max` characters, never inside a surrogate pair; empty is null. */
+/** Trims, turns control characters into blanks and cuts to `max` characters, never inside one of two units; empty is null. */
 function clean(value: string, max: number): string | null {
   const text = (/\p{Cc}/u.test(value) ? value.replaceAll(/\p{Cc}+/gu, ' ') : value).trim()
   if (text === '') return null
-  if (text.length <= max) return text
+  if (text.length <= max) return text.toWellFormed()
   const end = /[\ud800-\udbff]/.test(text.charAt(max - 1)) ? max - 1 : max
-  return text.slice(0, end)
+  return text.slice(0, end).toWellFormed()
 }
 
 function emailCell(value: string): string | null {
@@ -103,7 +103,7 @@ function emailCell(value: string): string | null {
     .split(/[\s,;|<>]+/)
     .find((part) => part.includes('@'))
   if (first === undefined || first.length > 254 || !/^[^@]+@[^@]+\.[^@]+$/.test(first)) return null
-  return /\p{Cc}/u.test(first) ? null : first.toLowerCase()
+  return /\p{Cc}/u.test(first) || !first.isWellFormed() ? null : first.toLowerCase()
 }
 
 /** `51-200` counts as 51, `1,000+` as 1000; what is no number is unknown. */

@@ -57,7 +57,12 @@ export function mapColumns(path: string, header: readonly string[]): ColumnMap {
   const extra: { index: number; name: string }[] = []
   for (const [index, cell] of header.entries()) {
     if (claimed.has(index)) continue
-    const base = cell.trim().slice(0, 100) || `column ${index + 1}`
+    const base =
+      cell
+        .replaceAll(/\p{Cc}+/gu, ' ')
+        .trim()
+        .slice(0, 100)
+        .toWellFormed() || `column ${index + 1}`
     let name = base
     for (let n = 2; names.has(name); n++) name = `${base} (${n})`
     names.add(name)

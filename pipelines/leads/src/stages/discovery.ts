@@ -120,7 +120,7 @@ function handOver(ctx: Context, runId: string, room: number, found: Found): Prom
       inserted.map(({ id, name }) => ({
         payload: { runId, companyId: id },
         runId,
-        title: name.slice(0, 200),
+        title: name.slice(0, 200).toWellFormed(),
       })),
     )
     if (!ended && found.next !== null) ctx.submit(DISCOVERY_STAGE, found.next, nextOptions(ctx, runId))

@@ -77,6 +77,7 @@ async function research(ctx: TaskContext<CompanyTask>, parts: ResearchParts, sto
     ? { ...asked.value, notes: [...asked.value.notes, WITHOUT_MODEL] }
     : asked.value
   await store.write(ctx.db, { companyId, runId, fence: ctx.fence, research: found })
-  if (found.qualified) ctx.submit(CONTACT_STAGE, ctx.payload, { runId, title: company.name.slice(0, 200) })
+  if (found.qualified)
+    ctx.submit(CONTACT_STAGE, ctx.payload, { runId, title: company.name.slice(0, 200).toWellFormed() })
   return { outcome: 'done', result: { score: found.score, qualified: found.qualified } }
 }

@@ -113,32 +113,36 @@ test('dev stops everything when a part of it is wrongly configured', async () =>
   expect(dev.output()).toContain('is wrongly configured; everything stops')
 })
 
-test('db start owns an embedded server which the other commands find, and stops it on Ctrl-C', { timeout: 120_000 }, async () => {
-  const embedded = { LEASEHOLD_DATA_DIR: folder }
-  const server = start(['db', 'start'], embedded)
-  const ready = await server.waitForLine(/database ready/)
-  expect(ready).toMatch(/postgres:\/\/leasehold:\*\*\*@127\.0\.0\.1:\d+\/leasehold/)
-  const second = await leasehold(['db', 'start'], embedded)
-  expect([second.code, second.stderr]).toEqual([4, expect.stringContaining('It runs already')])
-  const { stdout: url } = await leasehold(['db', 'url'], embedded)
-  expect(url).toMatch(/^postgres:\/\/leasehold:[^*]+@/)
+test(
+  'db start owns an embedded server which the other commands find, and stops it on Ctrl-C',
+  { timeout: 120_000 },
+  async () => {
+    const embedded = { LEASEHOLD_DATA_DIR: folder }
+    const server = start(['db', 'start'], embedded)
+    const ready = await server.waitForLine(/database ready/)
+    expect(ready).toMatch(/postgres:\/\/leasehold:\*\*\*@127\.0\.0\.1:\d+\/leasehold/)
+    const second = await leasehold(['db', 'start'], embedded)
+    expect([second.code, second.stderr]).toEqual([4, expect.stringContaining('It runs already')])
+    const { stdout: url } = await leasehold(['db', 'url'], embedded)
+    expect(url).toMatch(/^postgres:\/\/leasehold:[^*]+@/)
 
-  expect((await leasehold(['migrate'], embedded)).code).toBe(0)
-  expect((await leasehold(['stages'], embedded)).stdout).toContain('company_discovery')
-  const unwatched = await leasehold(['doctor'], embedded)
-  expect(unwatched.stdout).toMatch(/bad +monitor +never looked/)
-  expect(unwatched.code).toBe(1)
-  const pool = openPool({ connectionString: url.trim(), applicationName: 'test' })
-  await pool.query("select leasehold.monitor_beat(gen_random_uuid(), 'host.example', 1, 'test', 60000)")
-  await pool.end()
-  const watched = await leasehold(['doctor'], embedded)
-  expect([watched.code, watched.stdout]).toEqual([0, expect.stringContaining('Nothing is bad.')])
+    expect((await leasehold(['migrate'], embedded)).code).toBe(0)
+    expect((await leasehold(['stages'], embedded)).stdout).toContain('company_discovery')
+    const unwatched = await leasehold(['doctor'], embedded)
+    expect(unwatched.stdout).toMatch(/bad +monitor +never looked/)
+    expect(unwatched.code).toBe(1)
+    const pool = openPool({ connectionString: url.trim(), applicationName: 'test' })
+    await pool.query("select leasehold.monitor_beat(gen_random_uuid(), 'host.example', 1, 'test', 60000)")
+    await pool.end()
+    const watched = await leasehold(['doctor'], embedded)
+    expect([watched.code, watched.stdout]).toEqual([0, expect.stringContaining('Nothing is bad.')])
 
-  server.kill('SIGINT')
-  expect(await server.exit).toEqual({ code: 0, signal: null })
-  expect((await leasehold(['stages'], embedded)).stderr).toContain('npx leasehold db start')
-  expect((await leasehold(['db', 'stop'], embedded)).code).toBe(4)
-})
+    server.kill('SIGINT')
+    expect(await server.exit).toEqual({ code: 0, signal: null })
+    expect((await leasehold(['stages'], embedded)).stderr).toContain('npx leasehold db start')
+    expect((await leasehold(['db', 'stop'], embedded)).code).toBe(4)
+  },
+)
 
 test('db start reports it when its server ends without being asked', async () => {
   const embedded = { LEASEHOLD_DATA_DIR: folder }

@@ -2,7 +2,8 @@
  * What the runner's tests share: a database with a table of effects, daemons as real processes, runners in this process,
  * and looking at what became of tasks.
  *
- * Invariant: leases are short (TTL 1.5 s, beat 0.3 s) so that tests are; nothing here sleeps for a fixed time.
+ * Invariant: no test depends on how fast the machine is. Beats are frequent, leases long, and time passes by moving the
+ * database's clock between beats (passTime); nothing here sleeps for a fixed time.
  */
 import { type Db, getTask, type TaskStatus } from '@leasehold/queue'
 import { type Runner, type RunnerOptions, startRunner } from '@leasehold/runner'
@@ -10,13 +11,14 @@ import { createTestDatabase, type TestDatabase } from '../../../test/harness/dat
 import { spawnProcess, type TestProcess } from '../../../test/harness/processes.ts'
 import { expect } from 'vitest'
 
-export const ttlMs = 1500
+export const ttlMs = 10_000
 export const beatMs = 300
 
 /** A clone of the template with public.effects, written by handlers in their settling transactions. */
 export async function createScene(): Promise<TestDatabase> {
   const db = await createTestDatabase()
-  await db.pool.query(`create table public.effects (task_id bigint not null, fence bigint not null, pid integer not null,
+  await db.pool
+    .query(`create table public.effects (task_id bigint not null, fence bigint not null, pid integer not null,
     at timestamptz not null default clock_timestamp())`)
   return db
 }
@@ -121,7 +123,10 @@ export async function insertTasks(db: Db, stage: string, payloads: unknown[]): P
 }
 
 /** Asks again and again until the answer is there. */
-export async function eventually<T>(what: () => Promise<T | null | undefined | false>, withinMs = 20_000): Promise<T> {
+export async function eventually<T>(
+  what: () => Promise<T | null | undefined | false>,
+  withinMs = 20_000,
+): Promise<T> {
   const until = performance.now() + withinMs
   for (;;) {
     const answer = await what()
@@ -155,11 +160,18 @@ export async function endsOf(db: Db, ids: readonly string[], withinMs = 30_000):
 }
 
 /** How the attempts of a task ended, in order. */
-export async function attemptsOf(db: Db, id: string): Promise<{ outcome: string; attempt: number; final: boolean; error: { code?: string; message?: string } | null }[]> {
-  const { rows } = await db.query<{ outcome: string; attempt: number; final: boolean; error: { code?: string; message?: string } | null }>(
-    'select outcome, attempt, final, error from leasehold.attempts where task_id = $1 order by fence',
-    [id],
-  )
+export async function attemptsOf(
+  db: Db,
+  id: string,
+): Promise<
+  { outcome: string; attempt: number; final: boolean; error: { code?: string; message?: string } | null }[]
+> {
+  const { rows } = await db.query<{
+    outcome: string
+    attempt: number
+    final: boolean
+    error: { code?: string; message?: string } | null
+  }>('select outcome, attempt, final, error from leasehold.attempts where task_id = $1 order by fence', [id])
   return rows
 }
 
@@ -181,9 +193,27 @@ export async function expectSound(db: Db): Promise<void> {
   expect(audited.rows).toEqual([])
 }
 
+/**
+ * Lets so much of the database's time pass, in steps that are shorter than a lease, with a beat of each of these slots
+ * after each step. Whoever beats stays alive, whoever does not runs out.
+ */
+export async function passTime(db: TestDatabase, ms: number, beating: readonly string[]): Promise<void> {
+  for (let left = ms; left > 0; left -= ttlMs / 2) {
+    await db.advance(Math.min(left, ttlMs / 2))
+    const { rows } = await db.pool.query<{ now: Date }>('select leasehold.clock() as now')
+    await eventually(async () => {
+      const beats = await db.pool.query<{ n: number }>(
+        `select count(distinct slot)::integer as n from leasehold.workers
+         where ended_at is null and slot = any ($1) and beat_at > $2`,
+        [beating, rows[0]!.now],
+      )
+      return beats.rows[0]!.n === beating.length
+    })
+  }
+}
+
 /** How many leases there are. */
 export async function leaseCount(db: Db): Promise<number> {
   const { rows } = await db.query<{ n: number }>('select count(*)::integer as n from leasehold.leases')
   return rows[0]!.n
 }
-

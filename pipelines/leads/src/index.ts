@@ -16,7 +16,7 @@ export { CONTACT_STAGE, DISCOVERY_STAGE, RESEARCH_STAGE } from './stages/names.t
 export { startRun } from './start.ts'
 export type { StartedRun } from './start.ts'
 export { recordContacted, suppressDomains } from './store/blocked.ts'
-export { RunNotFoundError, runNotes, runStatus } from './store/runs.ts'
+export { RunExistsError, RunNotFoundError, runNotes, runStatus } from './store/runs.ts'
 export type { RunStatus } from './store/runs.ts'
 
 /** The pipeline's own tables (schema leads), for the migrator of @leasehold/postgres. */

@@ -6,16 +6,17 @@
  */
 import { randomBytes } from 'node:crypto'
 import { inTransaction, submit, type Db } from '@leasehold/queue'
-import { parseCriteria, type Criteria } from './criteria.ts'
+import { CriteriaInvalidError, parseCriteria, type Criteria } from './criteria.ts'
 import { openDirectory } from './discovery/directory.ts'
 import { DISCOVERY_STAGE } from './stages/names.ts'
-import { ensureRun } from './store/runs.ts'
+import { ensureRun, RunExistsError } from './store/runs.ts'
 
 /** A started run. */
 export type StartedRun = { readonly runId: string; readonly taskId: string; readonly criteria: Criteria }
 
 /**
- * Starts a run for `criteria` (see criteria.ts). Throws CriteriaInvalidError and DirectoryInvalidError; given a transaction's
+ * Starts a run for `criteria` (see criteria.ts). Throws CriteriaInvalidError, DirectoryInvalidError and
+ * RunExistsError; given a transaction's
  * client, the run begins when that transaction commits.
  */
 export async function startRun(
@@ -26,8 +27,11 @@ export async function startRun(
   const checked = parseCriteria(criteria)
   if (checked.source !== undefined) await openDirectory(checked.source)
   const runId = options.runId ?? newRunId()
+  if (!/^[^\p{Cc}\p{Cs}]{1,200}$/u.test(runId)) {
+    throw new CriteriaInvalidError([{ path: 'runId', message: 'must be 1 to 200 printable characters' }])
+  }
   const taskId = await inTransaction(db, async (tx) => {
-    await ensureRun(tx, runId, checked)
+    if (!(await ensureRun(tx, runId, checked))) throw new RunExistsError(runId)
     return submit(
       tx,
       DISCOVERY_STAGE,

@@ -11,6 +11,7 @@ import {
   CriteriaInvalidError,
   DirectoryInvalidError,
   recordContacted,
+  RunExistsError,
   RunNotFoundError,
   runNotes,
   runStatus,
@@ -210,6 +211,10 @@ describe('a run', () => {
     await expect(
       startRun(database.pool, { target: 1, source: join(folder, 'none.csv') }),
     ).rejects.toBeInstanceOf(DirectoryInvalidError)
+    await expect(startRun(database.pool, { target: 1 }, { runId: 'by-sql' })).rejects.toBeInstanceOf(
+      RunExistsError,
+    )
+    await expect(startRun(database.pool, { target: 1 }, { runId: 'line\nbreak' })).rejects.toThrow(/runId/)
     expect((await database.pool.query('select count(*) from leads.runs')).rows).toEqual(before.rows)
     await expect(runStatus(database.pool, 'nobody')).rejects.toBeInstanceOf(RunNotFoundError)
     await expect(leadsOf(database, 'nobody')).rejects.toBeInstanceOf(RunNotFoundError)

@@ -104,15 +104,11 @@ function structuredPeople(page: PageFacts): Person[] {
     const accepted = personName(name)
     if (accepted === null) continue
     const title = [object['jobTitle']].flat()[0]
+    const titleText = isRecord(title) ? title['name'] : title
     const email = [object['email']].flat()[0]
     people.push({
       name: accepted,
-      title:
-        typeof title === 'string'
-          ? title.slice(0, 120)
-          : isRecord(title) && typeof title['name'] === 'string'
-            ? title['name']
-            : null,
+      title: typeof titleText === 'string' ? titleText.trim().slice(0, 120) || null : null,
       email: typeof email === 'string' ? email.replace(/^mailto:/i, '').toLowerCase() : null,
       source: 'structured data',
     })

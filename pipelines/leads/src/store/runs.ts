@@ -21,13 +21,27 @@ export class RunNotFoundError extends LeaseholdError {
   }
 }
 
-/** Creates the run unless it is there already; a run's criteria never change afterwards. */
-export async function ensureRun(db: Db, runId: string, criteria: Criteria): Promise<void> {
-  await db.query({
+/** A run of this name was started before; a name is used once. */
+export class RunExistsError extends LeaseholdError {
+  readonly runId: string
+
+  constructor(runId: string) {
+    super(
+      'RUN_EXISTS',
+      `There is a lead run "${runId}" already. Leave the name out to get a new one, or choose another.`,
+    )
+    this.runId = runId
+  }
+}
+
+/** Creates the run unless it is there already (then false); a run's criteria never change afterwards. */
+export async function ensureRun(db: Db, runId: string, criteria: Criteria): Promise<boolean> {
+  const { rowCount } = await db.query({
     name: 'leads_ensure_run',
     text: 'insert into leads.runs (id, criteria, target) values ($1, $2, $3) on conflict (id) do nothing',
     values: [runId, JSON.stringify(criteria), criteria.target],
   })
+  return rowCount === 1
 }
 
 /** What a stage must know of its run. `met`: the target has been reached, remaining work is not needed. */

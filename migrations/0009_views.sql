@@ -57,13 +57,15 @@ select w.id as worker_id, w.slot, w.stages,
     when w.beat_at < leasehold.clock() - w.beat_interval * 2 then 'late'
     when w.beat_at - w.loop_at > greatest(w.beat_interval, interval '10 seconds') then 'wedged'
     when w.draining then 'draining'
-    when w.running > 0 then 'working'
+    when held.n > 0 then 'working'
     else 'idle'
   end as status,
-  w.running, w.concurrency, w.beat_at as last_seen, leasehold.clock() - w.beat_at as silent,
+  held.n as running, w.concurrency, w.beat_at as last_seen, leasehold.clock() - w.beat_at as silent,
   w.expires_at, w.loop_at, w.started_at, leasehold.clock() - w.started_at as up, w.restarts, w.host, w.pid, w.version,
   w.drain_asked, w.meta
 from leasehold.workers w
+cross join lateral (
+  select count(*)::integer as n from leasehold.leases l where l.worker_id = w.id and l.fence >= w.oldest_fence) held
 where w.ended_at is null;
 comment on view leasehold.worker_health is 'Every worker that has not ended: dead (lease over), wedged (beats, main loop stands still), late, draining, working or idle.';
 

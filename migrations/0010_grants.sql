@@ -40,7 +40,8 @@ begin
   grant leasehold_submitter to leasehold_worker;
 
   execute 'grant select on ' || v_views || ', leasehold.stages, leasehold.task_logs, leasehold.stage_samples, leasehold.alerts, '
-    'leasehold.incidents, leasehold.attempts, leasehold.monitors to leasehold_observer';
+    'leasehold.incidents, leasehold.attempts, leasehold.monitors, leasehold.ready, leasehold.scheduled, leasehold.waiting '
+    'to leasehold_observer';
   for v_object in
     select p.oid::regprocedure as signature from pg_catalog.pg_proc p
     where p.pronamespace = 'leasehold'::regnamespace and p.proname in (

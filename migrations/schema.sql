@@ -749,33 +749,36 @@ create view leasehold.task_status as
          LIMIT 1) p ON (true));
 
 create view leasehold.worker_health as
- SELECT id AS worker_id,
-    slot,
-    stages,
+ SELECT w.id AS worker_id,
+    w.slot,
+    w.stages,
         CASE
-            WHEN (expires_at <= leasehold.clock()) THEN 'dead'::text
-            WHEN (loop_at < (leasehold.clock() - GREATEST(ttl, '00:00:05'::interval))) THEN 'wedged'::text
-            WHEN (beat_at < (leasehold.clock() - (beat_interval * (2)::double precision))) THEN 'late'::text
-            WHEN draining THEN 'draining'::text
-            WHEN (running > 0) THEN 'working'::text
+            WHEN (w.expires_at <= leasehold.clock()) THEN 'dead'::text
+            WHEN (w.beat_at < (leasehold.clock() - (w.beat_interval * (2)::double precision))) THEN 'late'::text
+            WHEN ((w.beat_at - w.loop_at) > GREATEST(w.beat_interval, '00:00:10'::interval)) THEN 'wedged'::text
+            WHEN w.draining THEN 'draining'::text
+            WHEN (held.n > 0) THEN 'working'::text
             ELSE 'idle'::text
         END AS status,
-    running,
-    concurrency,
-    beat_at AS last_seen,
-    (leasehold.clock() - beat_at) AS silent,
-    expires_at,
-    loop_at,
-    started_at,
-    (leasehold.clock() - started_at) AS up,
-    restarts,
-    host,
-    pid,
-    version,
-    drain_asked,
-    meta
-   FROM leasehold.workers w
-  WHERE (ended_at IS NULL);
+    held.n AS running,
+    w.concurrency,
+    w.beat_at AS last_seen,
+    (leasehold.clock() - w.beat_at) AS silent,
+    w.expires_at,
+    w.loop_at,
+    w.started_at,
+    (leasehold.clock() - w.started_at) AS up,
+    w.restarts,
+    w.host,
+    w.pid,
+    w.version,
+    w.drain_asked,
+    w.meta
+   FROM (leasehold.workers w
+     CROSS JOIN LATERAL ( SELECT (count(*))::integer AS n
+           FROM leasehold.leases l
+          WHERE ((l.worker_id = w.id) AND (l.fence >= w.oldest_fence))) held)
+  WHERE (w.ended_at IS NULL);
 
 CREATE OR REPLACE FUNCTION leasehold.advance_floors(p_patience interval DEFAULT '00:00:03'::interval, p_step bigint DEFAULT 500)
  RETURNS integer
@@ -3076,9 +3079,11 @@ grant select on table leasehold.incidents to leasehold_observer;
 grant select on table leasehold.invariant_violations to leasehold_observer;
 grant select on table leasehold.monitors to leasehold_observer;
 grant select on table leasehold.open_incidents to leasehold_observer;
+grant select on table leasehold.ready to leasehold_observer;
 grant select on table leasehold.recent_failures to leasehold_observer;
 grant select on table leasehold.run_progress to leasehold_observer;
 grant select on table leasehold.run_progress to leasehold_submitter;
+grant select on table leasehold.scheduled to leasehold_observer;
 grant select on table leasehold.stage_health to leasehold_observer;
 grant select on table leasehold.stage_samples to leasehold_observer;
 grant select on table leasehold.stages to leasehold_observer;
@@ -3086,6 +3091,7 @@ grant select on table leasehold.task_checkpoints to leasehold_worker;
 grant select on table leasehold.task_logs to leasehold_observer;
 grant select on table leasehold.task_status to leasehold_observer;
 grant select on table leasehold.task_status to leasehold_submitter;
+grant select on table leasehold.waiting to leasehold_observer;
 grant select on table leasehold.worker_health to leasehold_observer;
 grant usage on schema leasehold to leasehold_observer;
 grant usage on schema leasehold to leasehold_operator;

@@ -46,7 +46,7 @@ export async function startAll(context: Context, options: StartOptions): Promise
       for (const fleet of fleets) fleet.stop()
     },
   })
-  const logFolder = resolve(environment['LEASEHOLD_LOG_DIR'] ?? 'logs')
+  const logFolder = resolve('logs')
   mkdirSync(logFolder, { recursive: true })
   const database = await resolveDatabase({
     databaseUrl: config.database.url ?? undefined,

@@ -5,12 +5,12 @@
  * has come back, or when it has ignored its abort signal for the grace. Claiming and settling is the loop's.
  */
 import type { ClaimedRow, Db, Revocation } from '@leasehold/queue'
-import { sleep } from '@leasehold/postgres'
 import type { Capacity } from './capacity.ts'
 import { AttemptAborted, Execution, type Surroundings } from './execution.ts'
 import type { Ledger } from './ledger.ts'
 import type { RunnerLog, Settings } from './options.ts'
 import type { Counts } from './settlement.ts'
+import { within } from './within.ts'
 
 /** The longest wait of a Node timer. */
 const longestTimerMs = 2 ** 31 - 1
@@ -115,10 +115,7 @@ export class Attempts {
 
   /** Resolves when every handler whose attempt was ended has come back, at the latest after `limitMs`. */
   async quiet(limitMs: number): Promise<void> {
-    await Promise.race([
-      Promise.all([...this.abandoned].map((execution) => execution.running!)),
-      sleep(limitMs),
-    ])
+    await within(limitMs, Promise.all([...this.abandoned].map((execution) => execution.running!)))
   }
 
   private noted(execution: Execution): void {

@@ -5,11 +5,11 @@
  * lasts longer than its limit, whatever the database does. Which slot, and what follows a life, is runner.ts.
  */
 import { type BeatAnswer, type Db, leave } from '@leasehold/queue'
-import { sleep } from '@leasehold/postgres'
 import { Heart } from './heart.ts'
 import { Loop } from './loop.ts'
 import type { Settings } from './options.ts'
 import type { Counts } from './settlement.ts'
+import { within } from './within.ts'
 
 /** What a life needs of its runner. */
 export interface LifeHost {
@@ -102,10 +102,7 @@ export class Life {
     try {
       await Promise.race([this.loop.run(this.stopLoop.signal), this.over.promise])
       if (this.lostReason !== null) return { left: false, reason: this.lostReason }
-      await Promise.race([
-        leave(this.host.sideDb, this.workerId, 'graceful-shutdown').catch(() => {}),
-        sleep(leaveWithinMs),
-      ])
+      await within(leaveWithinMs, leave(this.host.sideDb, this.workerId, 'graceful-shutdown'))
       if (this.fault !== null) throw this.fault
       return { left: true }
     } finally {
@@ -162,10 +159,7 @@ export class Life {
     loop.wake()
     const stopNow = AbortSignal.any([hurry, this.emergency.signal])
     const empty = loop.ledger.whenEmpty()
-    await Promise.race([
-      empty,
-      sleep(host.settings.drainTimeoutMs, AbortSignal.any([stopNow, this.stopLoop.signal])),
-    ])
+    await within(host.settings.drainTimeoutMs, empty, AbortSignal.any([stopNow, this.stopLoop.signal]))
     const running = loop.attempts.abortAll('drain', 'the worker shuts down')
     if (running > 0)
       host.settings.log.warn(
@@ -174,7 +168,7 @@ export class Life {
       )
     // The loop settles what has ended; a database that is away gets a moment, then leases simply run out.
     const settleMs = stopNow.aborted ? settleInHurryMs : settleWithinMs
-    await Promise.race([empty, sleep(settleMs, this.stopLoop.signal)])
+    await within(settleMs, empty, this.stopLoop.signal)
     this.stop()
   }
 }

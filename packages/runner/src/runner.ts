@@ -19,6 +19,7 @@ import { attendDuties } from './duties.ts'
 import { Life } from './life.ts'
 import { fillIn, type RunnerOptions, type Settings } from './options.ts'
 import type { Counts } from './settlement.ts'
+import { within } from './within.ts'
 
 type Pool = ReturnType<typeof openPool>
 
@@ -274,7 +275,7 @@ class RunnerProcess implements Runner {
     this.closing.abort()
     const pools = [this.exchangePool, this.handlerPool, this.sidePool].map((p) => p.end().catch(() => {}))
     // Neither a handler that never gives its connection back nor a database that does not answer must keep the process.
-    await Promise.race([Promise.all([...pools, this.listener?.stop()]), sleep(1000)])
+    await within(1000, Promise.all([...pools, this.listener?.stop()]))
   }
 }
 

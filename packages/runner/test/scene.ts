@@ -14,12 +14,14 @@ import { expect } from 'vitest'
 export const ttlMs = 10_000
 export const beatMs = 300
 
-/** A clone of the template with public.effects, written by handlers in their settling transactions. */
+/** What handlers write in their settling transactions. */
+export const effectsTable = `create table public.effects (task_id bigint not null, fence bigint not null,
+  pid integer not null, at timestamptz not null default clock_timestamp())`
+
+/** A clone of the template with public.effects. */
 export async function createScene(): Promise<TestDatabase> {
   const db = await createTestDatabase()
-  await db.pool
-    .query(`create table public.effects (task_id bigint not null, fence bigint not null, pid integer not null,
-    at timestamptz not null default clock_timestamp())`)
+  await db.pool.query(effectsTable)
   return db
 }
 
@@ -153,7 +155,7 @@ export async function endsOf(db: Db, ids: readonly string[], withinMs = 30_000):
       'select exists (select from unnest($1::bigint[]) id where leasehold.final_outcome(id) is null) as open',
       [ids],
     )
-    return rows[0]!.open === false
+    return !rows[0]!.open
   }, withinMs)
   const found = await Promise.all(ids.map((id) => getTask(db, id)))
   return found.map((task) => task!)

@@ -1,0 +1,71 @@
+/**
+ * A TCP proxy in front of the test server, to lose answers, to hold connections half-open and to cut them.
+ *
+ * What the database has done by then it has done; only the client does not hear of it.
+ */
+import { createServer, connect, type Server, type Socket } from 'node:net'
+import { listenOnLoopback } from '../../../test/harness/loopback.ts'
+
+/** A running proxy; `url` leads through it. */
+export class Proxy {
+  readonly url: string
+  /** Connections that were made so far. */
+  accepted = 0
+  private readonly server: Server
+  private readonly pairs = new Set<{ client: Socket; upstream: Socket; mute: boolean }>()
+  private muteAll = false
+
+  private constructor(server: Server, url: string) {
+    this.server = server
+    this.url = url
+  }
+
+  /** Starts one in front of the server of `url`. */
+  static async to(url: string): Promise<Proxy> {
+    const target = new URL(url)
+    const server = createServer()
+    const through = new URL(url)
+    through.port = String(await listenOnLoopback(server))
+    through.hostname = '127.0.0.1'
+    const proxy = new Proxy(server, through.href)
+    server.on('connection', (client) => proxy.join(client, Number(target.port), target.hostname))
+    return proxy
+  }
+
+  private join(client: Socket, port: number, host: string): void {
+    this.accepted += 1
+    const upstream = connect(port, host)
+    const pair = { client, upstream, mute: this.muteAll }
+    this.pairs.add(pair)
+    client.on('data', (data) => upstream.write(data))
+    upstream.on('data', (data) => {
+      if (!pair.mute) client.write(data)
+    })
+    const end = (): void => {
+      this.pairs.delete(pair)
+      client.destroy()
+      upstream.destroy()
+    }
+    for (const socket of [client, upstream]) socket.on('error', end).on('close', end)
+  }
+
+  /** From now on answers are swallowed on all connections there are, and with `newOnesToo` on those to come. */
+  swallowAnswers(newOnesToo: boolean): void {
+    this.muteAll = newOnesToo
+    for (const pair of this.pairs) pair.mute = true
+  }
+
+  /** Cuts all connections; new ones work again. */
+  cut(): void {
+    this.muteAll = false
+    for (const { client, upstream } of this.pairs) {
+      client.destroy()
+      upstream.destroy()
+    }
+  }
+
+  async close(): Promise<void> {
+    this.cut()
+    await new Promise((closed) => this.server.close(closed))
+  }
+}

@@ -344,123 +344,8 @@ begin
 end
 $$;
 
--- Ends leases that were done without a result: the hot path. Arrays run in parallel. Returns the accepted ids.
-create function leasehold.settle_done(p_worker uuid, p_task_ids bigint[], p_fences bigint[]) returns bigint[]
-  language plpgsql security definer
-  set search_path = pg_catalog, leasehold, pg_temp
-as $$
-declare
-  v_now timestamptz := leasehold.clock();
-  v_accepted bigint[];
-  v_keyed bigint[];
-  v_special bigint;
-begin
-  -- Looked up one by one (lateral, limit): joined freely, a plan made while leases looked empty would walk all leases
-  -- for each, and settling a batch would cost its square.
-  with found as materialized (
-    select f.rid
-    from unnest(p_task_ids, p_fences) as d(task_id, fence)
-    cross join lateral (
-      select l.ctid as rid from leasehold.leases l
-      where l.task_id = d.task_id and l.fence = d.fence and l.deadline_at > v_now
-        and l.worker_id is not distinct from p_worker -- not '=': the plan must go by task, never by worker
-      limit 1) f
-  ), ended as (
-    delete from leasehold.leases l where l.ctid = any (array(select f.rid from found f))
-    returning l.task_id, l.fence, l.leased_at, l.attempt, l.run_id, l.key, l.concurrency_key
-  ), recorded as (
-    insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome)
-    select task_id, fence, p_worker, leased_at, v_now, attempt, true, 'done' from ended
-  )
-  select array_agg(task_id), array_agg(task_id) filter (where concurrency_key is not null),
-    count(run_id) + count(key)
-  into v_accepted, v_keyed, v_special from ended;
-  if v_keyed is not null then
-    perform leasehold.nudge_keys(v_keyed);
-  end if;
-  if v_special > 0 or exists (select from leasehold.dependencies d where d.parent_id = any (v_accepted)) then
-    perform leasehold.after_end(v_accepted, 'done');
-  end if;
-  return v_accepted;
-end
-$$;
-
 -- --------------------------------------------------------------------------------------------------- claim
--- Moves up to p_limit tasks of a stage from ready to leases and returns them: lanes from high to low, each from its
--- floor, in order of position, passing over rows that others hold. The caller has checked and locked the worker.
--- Zero rows: nothing to claim, or the stage is paused or unknown. `extra` is null unless the task has more than a
--- payload: {run_id, key, title, meta, priority, crashes, timeout_ms, max_attempts …} as JSON text.
-create function leasehold.claim_lanes(
-  p_worker uuid, p_stage text, p_lanes smallint[], p_limit integer, p_run_id text, p_timeout interval
-) returns table (task_id bigint, fence bigint, stage text, attempt smallint, payload text, extra text)
-  language plpgsql security definer
-  set search_path = pg_catalog, leasehold, pg_temp
-as $$
-#variable_conflict use_column
-declare
-  v_now timestamptz := leasehold.clock();
-  v_fence bigint := nextval('leasehold.fences');
-begin
-  if p_run_id is not null then
-    -- Restricted to one run: a debugging mode, which may walk past the tasks of other runs.
-    return query
-    with picked as materialized (
-      select c.rid
-      from unnest(p_lanes) as lanes(lane)
-      cross join lateral (
-        select r.ctid as rid from leasehold.ready r join leasehold.tasks t on t.id = r.task_id
-        where r.stage = p_stage and r.lane = lanes.lane and t.run_id = p_run_id
-        order by r.position limit p_limit for update of r skip locked
-      ) c
-      limit p_limit
-    ), taken as (
-      delete from leasehold.ready r where r.ctid = any (array(select p.rid from picked p))
-      returning r.task_id, r.failures, r.crashes, r.concurrency_key
-    ), leased as (
-      insert into leasehold.leases (task_id, fence, worker_id, leased_at, deadline_at, attempt, crashes, stage, run_id, key, concurrency_key)
-      select t.id, v_fence, p_worker, v_now, v_now + coalesce(t.timeout, p_timeout), k.failures + 1, k.crashes, p_stage,
-        t.run_id, t.key, k.concurrency_key
-      from taken k join leasehold.tasks t on t.id = k.task_id
-    )
-    select t.id, v_fence, p_stage, (k.failures + 1)::smallint, t.payload::text, leasehold.task_extra(t, k.crashes)
-    from taken k join leasehold.tasks t on t.id = k.task_id;
-    return;
-  end if;
-  return query
-  with picked as materialized (
-    select c.rid
-    from unnest(p_lanes) as lanes(lane)
-    cross join lateral (
-      select r.ctid as rid from leasehold.ready r
-      where r.stage = p_stage and r.lane = lanes.lane
-        and r.position >= coalesce((
-          select f.floor from leasehold.floors f
-          where f.stage = p_stage and f.lane = lanes.lane order by f.floor desc limit 1), 0)
-      order by r.position limit p_limit for update skip locked
-    ) c
-    limit p_limit
-  ), taken as (
-    delete from leasehold.ready r where r.ctid = any (array(select p.rid from picked p))
-    returning r.task_id, r.failures, r.crashes, r.concurrency_key
-  ), claimed as materialized (
-    select t.id, k.failures, k.crashes, k.concurrency_key, t.run_id, t.key, t.timeout, t.payload, t.extra
-    from taken k
-    cross join lateral (
-      select x.id, x.run_id, x.key, x.timeout, x.payload::text as payload,
-        case when x.run_id is null and x.key is null and x.title is null and x.meta is null and x.timeout is null
-            and x.max_attempts is null and x.concurrency_key is null and k.crashes = 0
-          then null else leasehold.task_extra(x, k.crashes) end as extra
-      from leasehold.tasks x where x.id = k.task_id limit 1) t
-  ), leased as (
-    insert into leasehold.leases (task_id, fence, worker_id, leased_at, deadline_at, attempt, crashes, stage, run_id, key, concurrency_key)
-    select c.id, v_fence, p_worker, v_now, v_now + coalesce(c.timeout, p_timeout), c.failures + 1, c.crashes, p_stage,
-      c.run_id, c.key, c.concurrency_key
-    from claimed c
-  )
-  select c.id, v_fence, p_stage, (c.failures + 1)::smallint, c.payload, c.extra from claimed c;
-end
-$$;
-
+-- What a claimed task has beside its payload, as JSON text; null when there is nothing.
 create function leasehold.task_extra(p_task leasehold.tasks, p_crashes smallint) returns text
   language sql stable parallel safe
   set search_path = pg_catalog, leasehold, pg_temp
@@ -533,24 +418,38 @@ as $$
 declare
   v_now timestamptz;
   v_worker record;
+  v_locked boolean := p_done_ids is not null or p_endings is not null or p_notes is not null;
   v_accepted bigint[];
+  v_keyed bigint[];
+  v_special bigint;
+  v_ended bigint[];
   v_refused bigint[];
-  v_receipt jsonb;
+  v_receipt jsonb := '{"worker": "live"}';
   v_stage record;
   v_due timestamptz;
+  v_lanes smallint[];
   v_left integer;
+  v_picked tid[];
+  v_fence bigint;
 begin
-  perform leasehold.require_read_committed('exchange');
-  select w.expires_at, w.ended_at, w.end_reason, w.drain_asked into v_worker
-  from leasehold.workers w where w.id = p_worker for key share;
+  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    perform leasehold.require_read_committed('exchange');
+  end if;
+  -- The lock keeps anybody from declaring the worker dead halfway. A mere look takes it only when it finds something:
+  -- an idle worker's looks write nothing and wait for no disk.
+  if v_locked then
+    select w.expires_at, w.ended_at, w.end_reason, w.drain_asked,
+      exists (select from leasehold.revocations r where r.worker_id = w.id) as revoked into v_worker
+    from leasehold.workers w where w.id = p_worker for key share;
+  else
+    select w.expires_at, w.ended_at, w.end_reason, w.drain_asked,
+      exists (select from leasehold.revocations r where r.worker_id = w.id) as revoked into v_worker
+    from leasehold.workers w where w.id = p_worker;
+  end if;
   v_now := leasehold.clock(); -- after the lock: waiting for it may have taken the rest of the lease
   if not found or v_worker.ended_at is not null or v_worker.expires_at <= v_now then
-    return query select null::bigint, null::bigint, null::text, null::smallint, null::text,
-      jsonb_build_object(
-        'worker', case when v_worker.ended_at is not null then 'ended' when v_worker.expires_at is null then 'unknown' else 'expired' end,
-        'reason', v_worker.end_reason,
-        'refused', coalesce(to_jsonb(p_done_ids::text[]), '[]')
-          || coalesce((select jsonb_agg(e ->> 'task_id') from jsonb_array_elements(p_endings) e), '[]'))::text;
+    extra := leasehold.receipt_of_the_dead(v_worker.expires_at, v_worker.ended_at, v_worker.end_reason, p_done_ids, p_endings);
+    return next;
     return;
   end if;
 
@@ -558,19 +457,41 @@ begin
     perform leasehold.write_notes(p_worker, p_notes);
   end if;
   if p_done_ids is not null then
-    v_accepted := leasehold.settle_done(p_worker, p_done_ids, p_done_fences);
+    -- Done without a result, the hot path. Looked up one by one (lateral, limit): joined freely, a plan made while leases
+    -- looked empty would walk all leases for each, and settling a batch would cost its square.
+    with found as materialized (
+      select f.rid
+      from unnest(p_done_ids, p_done_fences) as d(task_id, fence)
+      cross join lateral (
+        select l.ctid as rid from leasehold.leases l
+        where l.task_id = d.task_id and l.fence = d.fence and l.deadline_at > v_now
+          and l.worker_id is not distinct from p_worker -- not '=': the plan must go by task, never by worker
+        limit 1) f
+    ), ended as (
+      delete from leasehold.leases l where l.ctid = any (array(select f.rid from found f))
+      returning l.task_id, l.fence, l.leased_at, l.attempt, l.run_id, l.key, l.concurrency_key
+    ), recorded as (
+      insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome)
+      select task_id, fence, p_worker, leased_at, v_now, attempt, true, 'done' from ended
+    )
+    select array_agg(e.task_id), array_agg(e.task_id) filter (where e.concurrency_key is not null),
+      count(e.run_id) + count(e.key)
+    into v_accepted, v_keyed, v_special from ended e;
+    if v_keyed is not null then
+      perform leasehold.nudge_keys(v_keyed);
+    end if;
+    if v_special > 0 or exists (select from leasehold.dependencies d where d.parent_id = any (v_accepted)) then
+      perform leasehold.after_end(v_accepted, 'done');
+    end if;
     if cardinality(v_accepted) is distinct from cardinality(p_done_ids) then
       v_refused := array(select unnest(p_done_ids) except select unnest(v_accepted));
     end if;
   end if;
   if p_endings is not null then
-    declare
-      v_ended bigint[] := leasehold.settle_endings(p_worker, p_endings);
-    begin
-      v_accepted := v_accepted || v_ended;
-      v_refused := v_refused || array(
-        select (e ->> 'task_id')::bigint from jsonb_array_elements(p_endings) e except select unnest(v_ended));
-    end;
+    v_ended := leasehold.settle_endings(p_worker, p_endings);
+    v_accepted := v_accepted || v_ended;
+    v_refused := v_refused || array(
+      select (e ->> 'task_id')::bigint from jsonb_array_elements(p_endings) e except select unnest(v_ended));
   end if;
   if p_children is not null then
     perform leasehold.submit_children(p_children, v_accepted);
@@ -586,31 +507,87 @@ begin
       exit when leasehold.process_nudges(p_stages) not between 1 and 199;
     end loop;
     for v_stage in
-      select w.name, w.free, s.timeout
+      select w.name, w.free, s.timeout,
+        exists (select from leasehold.ready r where r.stage = w.name and r.lane = 11) as has_suspects
       from unnest(p_stages, p_limits) with ordinality as w(name, free, nr)
       join leasehold.stages s on s.name = w.name
       where w.free > 0 and (s.paused_until is null or s.paused_until <= v_now)
       order by w.nr
     loop
       v_left := v_stage.free;
-      -- A suspect goes alone: one at a time per worker, so its neighbours in a crash are never suspects too. A worker may
-      -- have two exchanges under way: the one that gets this lock looks and claims, the other passes suspects over.
-      if exists (select from leasehold.ready r where r.stage = v_stage.name and r.lane = 11) then
+      v_lanes := array[10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0];
+      if v_stage.has_suspects then
+        -- A suspect goes alone: one at a time per worker, so its neighbours in a crash are never suspects too. A worker may
+        -- have two exchanges under way: the one that gets this lock looks and claims, the other passes suspects over.
         perform from leasehold.workers w where w.id = p_worker for no key update skip locked;
         if found and not exists (select from leasehold.leases l join leasehold.stages g on g.name = l.stage
           where l.worker_id = p_worker and l.crashes > 0 and l.crashes >= g.max_crashes - 1)
         then
-          return query select * from leasehold.claim_lanes(
-            p_worker, v_stage.name, array[11]::smallint[], 1, p_run_id, v_stage.timeout);
-          if found then
-            v_left := v_left - 1;
-          end if;
+          v_lanes := array[11];
         end if;
       end if;
-      if v_left > 0 then
-        return query select * from leasehold.claim_lanes(
-          p_worker, v_stage.name, array[10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]::smallint[], v_left, p_run_id, v_stage.timeout);
-      end if;
+      loop
+        -- Lanes from high to low, each from its floor, in order of position, passing over rows that others hold.
+        if p_run_id is null then
+          v_picked := array(
+            select c.rid
+            from unnest(v_lanes) as lanes(lane)
+            cross join lateral (
+              select r.ctid as rid from leasehold.ready r
+              where r.stage = v_stage.name and r.lane = lanes.lane
+                and r.position >= coalesce((
+                  select f.floor from leasehold.floors f
+                  where f.stage = v_stage.name and f.lane = lanes.lane order by f.floor desc limit 1), 0)
+              order by r.position limit v_left for update skip locked
+            ) c
+            limit case when v_lanes[1] = 11 then 1 else v_left end);
+        else
+          -- Restricted to one run: a debugging mode, which may walk past the tasks of other runs.
+          v_picked := array(
+            select c.rid
+            from unnest(v_lanes) as lanes(lane)
+            cross join lateral (
+              select r.ctid as rid from leasehold.ready r
+              where r.stage = v_stage.name and r.lane = lanes.lane
+                and exists (select from leasehold.tasks t where t.id = r.task_id and t.run_id = p_run_id)
+              order by r.position limit v_left for update skip locked
+            ) c
+            limit case when v_lanes[1] = 11 then 1 else v_left end);
+        end if;
+        if cardinality(v_picked) > 0 then
+          if not v_locked then
+            perform from leasehold.workers w
+            where w.id = p_worker and w.ended_at is null and w.expires_at > leasehold.clock() for key share;
+            exit when not found; -- declared dead since the look began: what was picked stays where it is
+            v_locked := true;
+          end if;
+          v_fence := nextval('leasehold.fences');
+          return query
+          with taken as (
+            delete from leasehold.ready r where r.ctid = any (v_picked)
+            returning r.task_id, r.failures, r.crashes, r.concurrency_key
+          ), claimed as materialized (
+            select t.id, k.failures, k.crashes, k.concurrency_key, t.run_id, t.key, t.timeout, t.payload, t.extra
+            from taken k
+            cross join lateral (
+              select x.id, x.run_id, x.key, x.timeout, x.payload::text as payload,
+                case when x.run_id is null and x.key is null and x.title is null and x.meta is null and x.timeout is null
+                    and x.max_attempts is null and x.concurrency_key is null and k.crashes = 0
+                  then null else leasehold.task_extra(x, k.crashes) end as extra
+              from leasehold.tasks x where x.id = k.task_id limit 1) t
+          ), leased as (
+            insert into leasehold.leases (
+              task_id, fence, worker_id, leased_at, deadline_at, attempt, crashes, stage, run_id, key, concurrency_key)
+            select c.id, v_fence, p_worker, v_now, v_now + coalesce(c.timeout, v_stage.timeout), c.failures + 1, c.crashes,
+              v_stage.name, c.run_id, c.key, c.concurrency_key
+            from claimed c
+          )
+          select c.id, v_fence, v_stage.name, (c.failures + 1)::smallint, c.payload, c.extra from claimed c;
+          v_left := v_left - cardinality(v_picked);
+        end if;
+        exit when v_lanes[1] <> 11 or v_left <= 0;
+        v_lanes := array[10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0];
+      end loop;
     end loop;
     if p_wake_ms is not null then
       insert into leasehold.sleepers as z (stage, worker_id, wake_until)
@@ -624,7 +601,6 @@ begin
     end if;
   end if;
 
-  v_receipt := jsonb_build_object('worker', 'live');
   if cardinality(v_refused) > 0 then
     v_receipt := v_receipt || jsonb_build_object('refused', v_refused::text[]);
   end if;
@@ -634,11 +610,26 @@ begin
   if v_worker.drain_asked then
     v_receipt := v_receipt || jsonb_build_object('drain', true);
   end if;
-  if p_promote is not null and exists (select from leasehold.revocations r where r.worker_id = p_worker) then
+  if p_promote is not null and v_worker.revoked then
     v_receipt := v_receipt || jsonb_build_object('revoked', leasehold.take_revocations(p_worker));
   end if;
-  return query select null::bigint, null::bigint, null::text, null::smallint, null::text, v_receipt::text;
+  extra := v_receipt::text;
+  return next;
 end
+$$;
+
+-- The receipt of a worker that is not live: everything it brought is refused.
+create function leasehold.receipt_of_the_dead(
+  p_expires_at timestamptz, p_ended_at timestamptz, p_reason text, p_done_ids bigint[], p_endings jsonb
+) returns text
+  language sql stable
+  set search_path = pg_catalog, leasehold, pg_temp
+as $$
+  select jsonb_build_object(
+    'worker', case when p_ended_at is not null then 'ended' when p_expires_at is null then 'unknown' else 'expired' end,
+    'reason', p_reason,
+    'refused', coalesce(to_jsonb(p_done_ids::text[]), '[]')
+      || coalesce((select jsonb_agg(e ->> 'task_id') from jsonb_array_elements(p_endings) e), '[]'))::text
 $$;
 
 create function leasehold.take_revocations(p_worker uuid) returns jsonb

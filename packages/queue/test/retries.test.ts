@@ -8,7 +8,6 @@ import type { Db } from '@leasehold/queue'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
 import {
-  type Ending,
   type Lease,
   addStage,
   addWorker,
@@ -191,7 +190,7 @@ test.each([
   const worker = await addWorker(db, [stage])
   const id = await insertTask(db, stage)
   const lease = await claimOne(db, worker, stage)
-  await settle(db, worker, lease, ending as Ending, after === undefined ? {} : { retry_after: after })
+  await settle(db, worker, lease, ending, after === undefined ? {} : { retry_after: after })
   if (ms === 0) expect(await stateOf(db, id)).toBe('ready')
   else expect(await delayOf(id)).toBe(ms)
 })

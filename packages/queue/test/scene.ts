@@ -220,22 +220,27 @@ export async function snapshot(db: Db): Promise<Record<string, unknown>> {
   return rows[0]!
 }
 
-/** Resolves when the session waits for a lock. Fails when its query ends without ever having waited. */
-export async function untilBlocked(watcher: Db, session: Client, query: Promise<unknown>): Promise<void> {
-  let over = false
+/** Resolves when the session's query is under way: true when it waits for another session, false when it has ended. */
+export async function waits(watcher: Db, session: Client, query: Promise<unknown>): Promise<boolean> {
+  const state = { over: false }
   const end = (): void => {
-    over = true
+    state.over = true
   }
   query.then(end, end)
   const pid = (session as unknown as { processID: number }).processID
-  for (;;) {
+  while (!state.over) {
     const { rows } = await watcher.query<{ blocked: boolean }>(
       'select cardinality(pg_blocking_pids($1)) > 0 as blocked',
       [pid],
     )
-    if (rows[0]!.blocked) return
-    if (over) throw new Error('the query ended without waiting for anybody')
+    if (rows[0]!.blocked) return true
   }
+  return false
+}
+
+/** Resolves when the session waits for another one. Fails when its query ends without ever having waited. */
+export async function untilBlocked(watcher: Db, session: Client, query: Promise<unknown>): Promise<void> {
+  if (!(await waits(watcher, session, query))) throw new Error('the query ended without waiting for anybody')
 }
 
 /** Numbers that repeat with their seed. LEASEHOLD_TEST_SEED repeats a run; the seed is printed. */

@@ -164,8 +164,8 @@ export async function taskLogs(
   options: { afterLine?: string; limit?: number } = {},
 ): Promise<LogLine[]> {
   const { rows } = await db.query<LogLine & { line: string }>(
-    `select line::text, at, level, message, fields, fence::text from leasehold.task_logs
-     where task_id = $1 and line > $2 order by line limit $3`,
+    `select line::text, at, level, message, fields, fence::text from leasehold.task_logs l
+     where task_id = $1 and line > $2 order by l.line limit $3`,
     [checkId(id), options.afterLine ?? '0', Math.min(options.limit ?? 1000, 100_000)],
   )
   return rows

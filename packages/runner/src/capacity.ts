@@ -1,17 +1,20 @@
 /**
  * Free places: how many more tasks may be taken, over all stages and of each.
  *
- * Invariant: places asked for are taken until the answer is here, so two exchanges never claim into the same one, and
- * no more tasks are held than the concurrency allows. When to ask is pace.ts.
+ * Invariants: places asked for are taken until the answer is here, so two exchanges never claim into the same one, and
+ * no more tasks are held than the concurrency allows; every stage with a place is asked about in its turn, however much
+ * the others have to do. When to ask is pace.ts.
  */
-import { toMs } from '@leasehold/queue'
+import { type ClaimedRow, toMs } from '@leasehold/queue'
 import type { AnyStage, Settings } from './options.ts'
 
-/** A stage and its place in this runner. */
+/** A stage and its places in this runner. */
 export interface Served {
   readonly stage: AnyStage
   readonly timeoutMs: number
   free: number
+  /** The last answer brought as many of its tasks as were asked for: it gets the places that are left over. */
+  rich: boolean
 }
 
 /** Places asked for. */
@@ -19,67 +22,110 @@ export interface Wish {
   readonly stages: string[]
   readonly limits: number[]
   readonly total: number
+  /** Every stage with a free place is in it. */
+  readonly complete: boolean
+}
+
+/** What an answer says about how much there is to do. */
+export interface Yield {
+  readonly claimed: number
+  /** All places asked for were filled. */
+  readonly full: boolean
+  /** Some stage filled a whole batch: more is there. */
+  readonly saturated: boolean
 }
 
 const defaultTimeoutMs = 30 * 60_000
 /** From this many on, a second exchange beside the first one pays. */
-export const batchSize = 32
+const batchSize = 32
 
 /** The places of one runner. */
 export class Capacity {
   /** Over all stages. */
   free: number
-  private readonly served: Map<string, Served>
-  private readonly names: string[]
+  private readonly all: Served[]
+  private readonly byName: Map<string, Served>
   private readonly most: number
   private first = 0
 
-  constructor({ stages, concurrency }: Pick<Settings, 'stages' | 'concurrency'>) {
+  constructor({
+    stages,
+    concurrency,
+    stageConcurrency,
+  }: Pick<Settings, 'stages' | 'concurrency' | 'stageConcurrency'>) {
     this.free = concurrency
     // Half at most, where halves are batches: the other half is for the second exchange.
     const half = Math.ceil(concurrency / 2)
     this.most = half >= batchSize ? half : concurrency
-    this.names = stages.map((stage) => stage.name)
-    this.served = new Map(
-      stages.map((stage) => [
-        stage.name,
-        {
-          stage,
-          timeoutMs: stage.timeout === undefined ? defaultTimeoutMs : toMs(stage.timeout),
-          free: Math.min(stage.concurrency ?? concurrency, concurrency),
-        },
-      ]),
-    )
+    this.all = stages.map((stage) => ({
+      stage,
+      timeoutMs: stage.timeout === undefined ? defaultTimeoutMs : toMs(stage.timeout),
+      free: Math.min(stage.concurrency ?? stageConcurrency, concurrency),
+      rich: false,
+    }))
+    this.byName = new Map(this.all.map((served) => [served.stage.name, served]))
   }
 
   of(stage: string): Served {
-    return this.served.get(stage)!
+    return this.byName.get(stage)!
   }
 
-  /** Reserves what an exchange may claim; null when nothing is free. Stages take turns in being first. */
+  /** The stages that have a free place; none when nothing is free over all. */
+  openStages(): string[] {
+    if (this.free <= 0) return []
+    return this.all.filter((served) => served.free > 0).map((served) => served.stage.name)
+  }
+
+  /** Reserves what an exchange may claim; null when nothing is free. */
   reserve(): Wish | null {
     if (this.free <= 0) return null
-    const stages: string[] = []
-    const limits: number[] = []
     let left = Math.min(this.free, this.most)
-    for (let i = 0; i < this.names.length && left > 0; i++) {
-      const name = this.names[(i + this.first) % this.names.length]!
-      const granted = Math.min(left, this.of(name).free)
-      if (granted <= 0) continue
-      stages.push(name)
-      limits.push(granted)
-      left -= granted
+    const asked: Served[] = []
+    let open = 0
+    for (let i = 0; i < this.all.length; i++) {
+      const served = this.all[(i + this.first) % this.all.length]!
+      if (served.free <= 0) continue
+      open += 1
+      if (left > 0) {
+        asked.push(served)
+        left -= 1
+      }
     }
     this.first += 1
-    if (stages.length === 0) return null
-    const wish = { stages, limits, total: limits.reduce((sum, n) => sum + n, 0) }
+    if (asked.length === 0) return null
+    const limits = asked.map(() => 1)
+    for (const rich of [true, false]) {
+      for (let i = 0; i < asked.length && left > 0; i++) {
+        if (asked[i]!.rich !== rich) continue
+        const more = Math.min(left, asked[i]!.free - 1)
+        limits[i]! += more
+        left -= more
+      }
+    }
+    const total = limits.reduce((sum, n) => sum + n, 0)
+    const wish = { stages: asked.map((s) => s.stage.name), limits, total, complete: asked.length === open }
     this.move(wish, -1)
     return wish
   }
 
-  /** The answer is here: what was claimed takes its places one by one. */
+  /** There is no answer: the places are free again. */
   giveBack(wish: Wish | null): void {
     if (wish !== null) this.move(wish, 1)
+  }
+
+  /** The answer is here: places are free again until what was claimed takes them one by one. */
+  answered(wish: Wish, claimed: readonly ClaimedRow[]): Yield {
+    this.move(wish, 1)
+    let saturated = false
+    let next = 0 // rows come stage by stage, in the order of the wish
+    for (const [i, name] of wish.stages.entries()) {
+      const from = next
+      while (next < claimed.length && claimed[next]![2] === name) next += 1
+      const rich = next - from >= wish.limits[i]!
+      this.of(name).rich = rich
+      saturated ||= rich && wish.limits[i]! >= batchSize
+    }
+    return { claimed: claimed.length, full: claimed.length >= wish.total, saturated }
   }
 
   take(stage: string): void {

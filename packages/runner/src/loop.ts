@@ -13,6 +13,7 @@ import type { Db } from '@leasehold/queue'
 import { OutageLog, retryDelayMs, sleep } from '@leasehold/postgres'
 import { Attempts } from './attempts.ts'
 import { Capacity } from './capacity.ts'
+import type { Execution } from './execution.ts'
 import { type Batch, Ledger } from './ledger.ts'
 import type { RunnerLog, Settings } from './options.ts'
 import { Pace } from './pace.ts'
@@ -132,7 +133,7 @@ export class Loop {
     const strays = this.assistant === null && this.settlement.strayLookDue
     if (batch.ended.length === 0 && batch.notes.length === 0 && wish === null && !strays) return { moved: 0 }
     const sentAt = performance.now()
-    const look = wish === null ? null : this.pace.look(sentAt)
+    const look = wish === null ? null : this.pace.look(wish, batch.ended.some(isPutOff))
     const flight = { above: this.attempts.maxFence }
     this.inFlight.add(flight)
     let answer: Answer
@@ -146,10 +147,9 @@ export class Loop {
       this.inFlight.delete(flight)
     }
     this.answered()
-    this.capacity.giveBack(wish)
+    const got = wish === null ? null : this.capacity.answered(wish, answer.claimed)
     for (const row of answer.claimed) this.attempts.start(row, sentAt)
-    if (wish !== null && this.pace.looked(wish, look!, answer.claimed.length, answer.dueInMs))
-      this.woken = true
+    if (got !== null && this.pace.looked(wish!, look!, got, answer.dueInMs)) this.woken = true
     this.attempts.takeRevocations(answer.revoked)
     if (answer.drainAsked) host.drainAsked()
     return { moved: answer.claimed.length }
@@ -215,7 +215,7 @@ export class Loop {
     if (this.woken || this.stop.aborted || this.ledger.hasEnded || this.host.leaseLeftMs() <= 0)
       return Promise.resolve()
     const ms = Math.min(
-      this.pace.restMs(this.capacity.free > 0 && !this.draining),
+      this.pace.restMs(this.draining ? [] : this.capacity.openStages()),
       Math.max(1, this.host.leaseLeftMs()),
     )
     return new Promise((resolve) => {
@@ -244,4 +244,9 @@ export class Loop {
     }
     this.host.turned(this.ledger.held.size, this.oldestFence)
   }
+}
+
+/** Its task will stand in scheduled after this ending, most likely. */
+function isPutOff({ end }: Execution): boolean {
+  return typeof end === 'object' && (end?.outcome === 'fail' || end?.outcome === 'snooze')
 }

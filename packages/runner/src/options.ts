@@ -21,7 +21,7 @@ export interface RunnerOptions {
   /** The stable name of this place of work, e.g. `company_research@2`. Starting it again takes over what it held. */
   readonly slot: string
   readonly log: RunnerLog
-  /** Tasks at once over all stages; default: the sum of the stages' own. */
+  /** Tasks at once over all stages, and of each stage that does not say; default: the sum of the stages' own. */
   readonly concurrency?: number
   /** How long leases outlive the last beat; default 90 s. */
   readonly leaseTtlMs?: number
@@ -51,7 +51,10 @@ export interface RunnerOptions {
 
 /** The options with every default filled in. */
 export type Settings = Required<Omit<RunnerOptions, 'runFilterId' | 'onTurn'>> &
-  Pick<RunnerOptions, 'runFilterId' | 'onTurn'>
+  Pick<RunnerOptions, 'runFilterId' | 'onTurn'> & {
+    /** Tasks at once of a stage that does not say. */
+    readonly stageConcurrency: number
+  }
 
 /** Fills in defaults and checks the rules between settings. Throws {@link ConfigError} with all problems at once. */
 export function fillIn(options: RunnerOptions): Settings {
@@ -69,6 +72,7 @@ export function fillIn(options: RunnerOptions): Settings {
     version: '0.1.0',
     ...options,
     concurrency,
+    stageConcurrency: options.concurrency ?? 1,
   }
   const problems: ConfigProblem[] = []
   const check = (ok: boolean, name: string, problem: string) => {

@@ -2,7 +2,7 @@
 
 -- ------------------------------------------------------------------------------------------------ partitions
 -- Ranges of ids, 10 million each, made ahead. A default partition keeps submission possible even if nobody has made
--- the next range for 40 million tasks; ensure_partitions() then goes on behind what the default holds.
+-- the next range for 20 million tasks; ensure_partitions() then goes on behind what the default holds.
 create function leasehold.partition_size() returns bigint
   language sql immutable parallel safe
   return 10000000::bigint;
@@ -15,7 +15,7 @@ create table leasehold.task_logs_default partition of leasehold.task_logs defaul
 
 -- Makes ranges until p_ahead of them lie beyond the last id in use. Idempotent; one caller at a time, others return 0.
 -- Returns the number of ranges made. Locks: the partitions lock row, then the parents (only while a range is made).
-create function leasehold.ensure_partitions(p_ahead integer default 4) returns integer
+create function leasehold.ensure_partitions(p_ahead integer default 2) returns integer
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
 as $$

@@ -280,7 +280,7 @@ begin
       task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, after_ms numeric, retryable boolean)
     cross join lateral (
       select l.ctid as rid from leasehold.leases l
-      where l.task_id = e.task_id and l.fence = e.fence and l.worker_id is not distinct from p_worker
+      where l.task_id = e.task_id and l.fence is not distinct from e.fence and l.worker_id is not distinct from p_worker
         and (l.deadline_at > v_now or e.outcome = 'fail')
       limit 1) f
     where e.outcome in ('done', 'fail', 'release', 'snooze', 'cancel')
@@ -430,6 +430,8 @@ declare
   v_lanes smallint[];
   v_left integer;
   v_picked tid[];
+  v_first bigint;
+  v_last bigint;
   v_fence bigint;
 begin
   if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
@@ -464,8 +466,8 @@ begin
       from unnest(p_done_ids, p_done_fences) as d(task_id, fence)
       cross join lateral (
         select l.ctid as rid from leasehold.leases l
-        where l.task_id = d.task_id and l.fence = d.fence and l.deadline_at > v_now
-          and l.worker_id is not distinct from p_worker -- not '=': the plan must go by task, never by worker
+        where l.task_id = d.task_id and l.fence is not distinct from d.fence and l.deadline_at > v_now
+          and l.worker_id is not distinct from p_worker -- neither by "=": the plan must go by task, never by worker or fence
         limit 1) f
     ), ended as (
       delete from leasehold.leases l where l.ctid = any (array(select f.rid from found f))
@@ -529,32 +531,34 @@ begin
       loop
         -- Lanes from high to low, each from its floor, in order of position, passing over rows that others hold.
         if p_run_id is null then
-          v_picked := array(
-            select c.rid
+          select array_agg(p.rid), min(p.task_id), max(p.task_id) into v_picked, v_first, v_last
+          from (
+            select c.rid, c.task_id
             from unnest(v_lanes) as lanes(lane)
             cross join lateral (
-              select r.ctid as rid from leasehold.ready r
+              select r.ctid as rid, r.task_id from leasehold.ready r
               where r.stage = v_stage.name and r.lane = lanes.lane
                 and r.position >= coalesce((
                   select f.floor from leasehold.floors f
                   where f.stage = v_stage.name and f.lane = lanes.lane order by f.floor desc limit 1), 0)
               order by r.position limit v_left for update skip locked
             ) c
-            limit case when v_lanes[1] = 11 then 1 else v_left end);
+            limit case when v_lanes[1] = 11 then 1 else v_left end) p;
         else
           -- Restricted to one run: a debugging mode, which may walk past the tasks of other runs.
-          v_picked := array(
-            select c.rid
+          select array_agg(p.rid), min(p.task_id), max(p.task_id) into v_picked, v_first, v_last
+          from (
+            select c.rid, c.task_id
             from unnest(v_lanes) as lanes(lane)
             cross join lateral (
-              select r.ctid as rid from leasehold.ready r
+              select r.ctid as rid, r.task_id from leasehold.ready r
               where r.stage = v_stage.name and r.lane = lanes.lane
                 and exists (select from leasehold.tasks t where t.id = r.task_id and t.run_id = p_run_id)
               order by r.position limit v_left for update skip locked
             ) c
-            limit case when v_lanes[1] = 11 then 1 else v_left end);
+            limit case when v_lanes[1] = 11 then 1 else v_left end) p;
         end if;
-        if cardinality(v_picked) > 0 then
+        if v_picked is not null then
           if not v_locked then
             perform from leasehold.workers w
             where w.id = p_worker and w.ended_at is null and w.expires_at > leasehold.clock() for key share;
@@ -574,7 +578,8 @@ begin
                 case when x.run_id is null and x.key is null and x.title is null and x.meta is null and x.timeout is null
                     and x.max_attempts is null and x.concurrency_key is null and k.crashes = 0
                   then null else leasehold.task_extra(x, k.crashes) end as extra
-              from leasehold.tasks x where x.id = k.task_id limit 1) t
+              -- The bounds let the executor leave all other partitions alone from the start.
+              from leasehold.tasks x where x.id = k.task_id and x.id between v_first and v_last limit 1) t
           ), leased as (
             insert into leasehold.leases (
               task_id, fence, worker_id, leased_at, deadline_at, attempt, crashes, stage, run_id, key, concurrency_key)
@@ -682,7 +687,7 @@ begin
       value jsonb, at_ms_ago bigint)
     cross join lateral (
       select from leasehold.leases l
-      where l.task_id = n.task_id and l.fence = n.fence and l.worker_id is not distinct from p_worker
+      where l.task_id = n.task_id and l.fence is not distinct from n.fence and l.worker_id is not distinct from p_worker
       limit 1 for key share) held
   ), logs as (
     insert into leasehold.task_logs (task_id, fence, at, level, message, fields)

@@ -228,10 +228,13 @@ export class Execution implements TaskContext {
     if (this.end !== null) throw this.leaseLost()
     const { handlerDb, workerId } = this.around
     let lines: Line[] = []
+    const book = (this.notebook ??= new Notebook())
+    book.held = true
     try {
+      await book.settled()
       await inTransaction(handlerDb, async (tx) => {
         const ending = endingOf(await effects(tx), this.stage) ?? doneEnding
-        lines = this.notebook?.take() ?? []
+        lines = book.take()
         if (lines.length > 0) await writeNotes(tx, workerId, `[${this.linesJson(lines)}]`)
         const children =
           ending.outcome === 'done' && this.children !== null ? `[${this.children.join(',')}]` : null
@@ -240,8 +243,10 @@ export class Execution implements TaskContext {
         if (!accepted) throw this.leaseLost()
       })
     } catch (error) {
-      this.notebook?.putBack(lines)
+      book.putBack(lines)
       throw error
+    } finally {
+      book.held = false
     }
     if (this.end === null) this.finish('own')
     return settled

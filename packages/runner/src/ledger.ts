@@ -15,6 +15,14 @@ export type Report = Pick<ExchangeRequest, 'doneIds' | 'doneFences' | 'endings' 
 export interface Noted {
   readonly execution: Execution
   readonly lines: readonly Line[]
+  /** They are stored, or were refused. */
+  arrived: boolean
+}
+
+/** Lines need not be sent again. */
+export function arrive(noted: Noted): void {
+  noted.arrived = true
+  noted.execution.notebook!.arrive()
 }
 
 /** Ended executions and notes on their way to the database. */
@@ -79,6 +87,7 @@ export class Ledger {
     const ended = count === 0 ? [] : this.ended.splice(0, count)
     for (const execution of this.noted) {
       if (characters >= maxCharacters) break
+      if (execution.notebook!.held) continue
       characters += this.takeNotes(execution, notes)
     }
     return { ended, notes }
@@ -87,7 +96,10 @@ export class Ledger {
   private takeNotes(execution: Execution, into: Noted[]): number {
     this.noted.delete(execution)
     const lines = execution.notebook!.take()
-    if (lines.length > 0) into.push({ execution, lines })
+    if (lines.length > 0) {
+      into.push({ execution, lines, arrived: false })
+      execution.notebook!.depart()
+    }
     return lines.reduce((sum, line) => sum + line.rest.length, 0)
   }
 
@@ -97,10 +109,13 @@ export class Ledger {
     const open = batch.ended.filter((e) => this.held.get(e.taskId) === e && !waiting.has(e))
     for (const execution of open) execution.resent = true
     this.ended = [...open, ...this.ended]
-    for (const { execution, lines } of batch.notes) {
-      if (this.held.get(execution.taskId) !== execution) continue
-      execution.notebook!.putBack(lines)
-      this.noted.add(execution)
+    for (const { execution, lines, arrived } of batch.notes) {
+      if (arrived) continue
+      if (this.held.get(execution.taskId) === execution) {
+        execution.notebook!.putBack(lines)
+        this.noted.add(execution)
+      }
+      execution.notebook!.arrive()
     }
   }
 

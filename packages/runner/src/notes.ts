@@ -23,7 +23,11 @@ export type Level = 'debug' | 'info' | 'warn' | 'error'
 
 /** The lines of one attempt. */
 export class Notebook {
+  /** Its attempt writes what it says in its own transaction now: nobody else may take lines. */
+  held = false
   private lines: Line[] = []
+  private underWay = Promise.withResolvers<void>()
+  private departures = 0
   private progressLine: Line | null = null
   private count = 0
   private characters = 0
@@ -53,6 +57,24 @@ export class Notebook {
         : Math.round(Math.min(1, Math.max(0, fraction)) * 1e6) / 1e6
     const said = message === undefined ? 'null' : JSON.stringify(cleanText(wording(message), 500))
     this.progressLine = line(`"kind":"progress","fraction":${within},"message":${said}}`)
+  }
+
+  /** Lines that were taken are being sent by an exchange. */
+  depart(): void {
+    this.departures += 1
+  }
+
+  /** They have arrived, or were put back, or were refused. */
+  arrive(): void {
+    this.departures -= 1
+    if (this.departures > 0) return
+    this.underWay.resolve()
+    this.underWay = Promise.withResolvers()
+  }
+
+  /** Resolves when no line is under way: one that came after its lease was settled would be dropped. */
+  async settled(): Promise<void> {
+    if (this.departures > 0) await this.underWay.promise
   }
 
   /** Takes all that waits. */

@@ -16,7 +16,7 @@ import {
 } from '@leasehold/queue'
 import type { Wish } from './capacity.ts'
 import type { Execution } from './execution.ts'
-import { type Batch, type Ledger, type Noted, reportOf } from './ledger.ts'
+import { arrive, type Batch, type Ledger, type Noted, reportOf } from './ledger.ts'
 import type { RunnerLog } from './options.ts'
 import type { Look } from './pace.ts'
 
@@ -107,6 +107,7 @@ export class Settlement {
     })
     if (receipt.worker !== 'live') throw new WorkerNotLive(receipt)
     this.acknowledge(ended, receipt.refused)
+    for (const noted of notes) arrive(noted)
     return {
       claimed,
       dueInMs: receipt.due_in_ms,
@@ -149,7 +150,9 @@ export class Settlement {
     await sendApart(
       batch.notes,
       async (notes) => void (await this.send([], notes, null, null)),
-      ({ execution }, error) => {
+      (noted, error) => {
+        arrive(noted)
+        const { execution } = noted
         const facts = {
           event: 'notes.refused',
           taskId: execution.taskId,

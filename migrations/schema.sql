@@ -2600,7 +2600,8 @@ declare
   v_total bigint;
   v_plain bigint;
   v_runs bigint;
-  v_stages text[];
+  v_stage text;
+  v_other_stage text;
 begin
   insert into leasehold.ready (task_id, lane, stage)
   select n.id, coalesce(n.priority, s.priority), n.stage
@@ -2609,7 +2610,7 @@ begin
     and (n.run_at is null or n.run_at <= v_now);
   get diagnostics v_plain = row_count;
 
-  select count(*), count(n.run_id), array_agg(distinct n.stage) into v_total, v_runs, v_stages from new_tasks n;
+  select count(*), count(n.run_id), min(n.stage), max(n.stage) into v_total, v_runs, v_stage, v_other_stage from new_tasks n;
   if v_plain < v_total then
     perform leasehold.route_special(array_agg(n.id order by n.id)) from new_tasks n
     where n.key is not null or n.depends_on is not null or n.concurrency_key is not null or n.run_at > v_now
@@ -2619,8 +2620,12 @@ begin
     insert into leasehold.run_ledger (run_id, stage, submitted)
     select n.run_id, n.stage, count(*) from new_tasks n where n.run_id is not null group by 1, 2;
   end if;
-  if v_plain > 0 then
-    perform leasehold.wake(v_stages);
+  if v_plain > 0 and v_stage = v_other_stage then
+    if exists (select from leasehold.sleepers z where z.stage = v_stage and z.wake_until > v_now) then
+      perform leasehold.wake(array[v_stage]);
+    end if;
+  elsif v_plain > 0 then
+    perform leasehold.wake((select array_agg(distinct n.stage) from new_tasks n));
   end if;
   return null;
 end
@@ -2963,17 +2968,12 @@ CREATE OR REPLACE FUNCTION leasehold.wake(p_stages text[])
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-declare
-  v_stage text;
 begin
-  for v_stage in
-    select distinct s.stage from leasehold.sleepers s
-    where s.stage = any (p_stages) and s.wake_until > leasehold.clock()
-  loop
-    if pg_catalog.pg_notification_queue_usage() < 0.25 then
-      perform pg_catalog.pg_notify('leasehold:' || v_stage, '');
-    end if;
-  end loop;
+  perform pg_catalog.pg_notify('leasehold:' || s.stage, '')
+  from (
+    select distinct z.stage from leasehold.sleepers z
+    where z.stage = any (p_stages) and z.wake_until > leasehold.clock()) s
+  where pg_catalog.pg_notification_queue_usage() < 0.25;
 end
 $function$;
 

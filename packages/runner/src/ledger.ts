@@ -15,14 +15,8 @@ export type Report = Pick<ExchangeRequest, 'doneIds' | 'doneFences' | 'endings' 
 export interface Noted {
   readonly execution: Execution
   readonly lines: readonly Line[]
-  /** They are stored, or were refused. */
+  /** They need not be sent again. */
   arrived: boolean
-}
-
-/** Lines need not be sent again. */
-export function arrive(noted: Noted): void {
-  noted.arrived = true
-  noted.execution.notebook!.arrive()
 }
 
 /** Ended executions and notes on their way to the database. */
@@ -40,6 +34,8 @@ export class Ledger {
   /** By task id. */
   readonly held: Map<string, Execution> = new Map()
   private ended: Execution[] = []
+  /** Ended while lines of theirs were under way, which would be dropped if their settlement overtook them. */
+  private overtaking: Execution[] = []
   private readonly noted = new Set<Execution>()
   private emptied: (() => void) | null = null
 
@@ -81,10 +77,15 @@ export class Ledger {
     let count = 0
     while (count < this.ended.length && count < maxEnded && characters < maxCharacters) {
       const execution = this.ended[count++]!
+      if (execution.notebook?.underWay) {
+        this.overtaking.push(execution)
+        continue
+      }
       if (typeof execution.end === 'object') characters += weightOf(execution)
       if (execution.notebook !== null) characters += this.takeNotes(execution, notes)
     }
-    const ended = count === 0 ? [] : this.ended.splice(0, count)
+    const taken = count === 0 ? [] : this.ended.splice(0, count)
+    const ended = this.overtaking.length === 0 ? taken : taken.filter((e) => !this.overtaking.includes(e))
     for (const execution of this.noted) {
       if (characters >= maxCharacters) break
       if (execution.notebook!.held) continue
@@ -109,14 +110,23 @@ export class Ledger {
     const open = batch.ended.filter((e) => this.held.get(e.taskId) === e && !waiting.has(e))
     for (const execution of open) execution.resent = true
     this.ended = [...open, ...this.ended]
-    for (const { execution, lines, arrived } of batch.notes) {
-      if (arrived) continue
-      if (this.held.get(execution.taskId) === execution) {
-        execution.notebook!.putBack(lines)
-        this.noted.add(execution)
+    for (const noted of batch.notes) {
+      if (noted.arrived) continue
+      if (this.held.get(noted.execution.taskId) === noted.execution) {
+        noted.execution.notebook!.putBack(noted.lines)
+        this.noted.add(noted.execution)
       }
-      execution.notebook!.arrive()
+      this.arrive(noted)
     }
+  }
+
+  /** Lines are under way no more: stored, refused, or put back. */
+  arrive(noted: Noted): void {
+    noted.arrived = true
+    noted.execution.notebook!.arrive()
+    if (this.overtaking.length === 0) return
+    this.ended.push(...this.overtaking)
+    this.overtaking = []
   }
 
   /** Puts one back whose ending was changed. */

@@ -26,7 +26,7 @@ export class Notebook {
   /** Its attempt writes what it says in its own transaction now: nobody else may take lines. */
   held = false
   private lines: Line[] = []
-  private underWay = Promise.withResolvers<void>()
+  private arrival = Promise.withResolvers<void>()
   private departures = 0
   private progressLine: Line | null = null
   private count = 0
@@ -59,6 +59,11 @@ export class Notebook {
     this.progressLine = line(`"kind":"progress","fraction":${within},"message":${said}}`)
   }
 
+  /** Whether lines are being sent by an exchange. */
+  get underWay(): boolean {
+    return this.departures > 0
+  }
+
   /** Lines that were taken are being sent by an exchange. */
   depart(): void {
     this.departures += 1
@@ -68,13 +73,13 @@ export class Notebook {
   arrive(): void {
     this.departures -= 1
     if (this.departures > 0) return
-    this.underWay.resolve()
-    this.underWay = Promise.withResolvers()
+    this.arrival.resolve()
+    this.arrival = Promise.withResolvers()
   }
 
   /** Resolves when no line is under way: one that came after its lease was settled would be dropped. */
   async settled(): Promise<void> {
-    if (this.departures > 0) await this.underWay.promise
+    if (this.departures > 0) await this.arrival.promise
   }
 
   /** Takes all that waits. */

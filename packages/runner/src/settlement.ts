@@ -16,7 +16,7 @@ import {
 } from '@leasehold/queue'
 import type { Wish } from './capacity.ts'
 import type { Execution } from './execution.ts'
-import { arrive, type Batch, type Ledger, type Noted, reportOf } from './ledger.ts'
+import { type Batch, type Ledger, type Noted, reportOf } from './ledger.ts'
 import type { RunnerLog } from './options.ts'
 import type { Look } from './pace.ts'
 
@@ -107,7 +107,7 @@ export class Settlement {
     })
     if (receipt.worker !== 'live') throw new WorkerNotLive(receipt)
     this.acknowledge(ended, receipt.refused)
-    for (const noted of notes) arrive(noted)
+    for (const noted of notes) this.ledger.arrive(noted)
     return {
       claimed,
       dueInMs: receipt.due_in_ms,
@@ -151,7 +151,7 @@ export class Settlement {
       batch.notes,
       async (notes) => void (await this.send([], notes, null, null)),
       (noted, error) => {
-        arrive(noted)
+        this.ledger.arrive(noted)
         const { execution } = noted
         const facts = {
           event: 'notes.refused',

@@ -57,6 +57,19 @@ const comparisons: Comparison[] = [
     shown: drainFigures,
   },
   {
+    name: `10 handlers at once, ${few * 4} tasks`,
+    workload: 'drain',
+    contenders: [
+      { label: 'leasehold', system: 'leasehold', parameters: { tasks: few * 4, concurrency: 10 } },
+      {
+        label: 'graphile-worker (default)',
+        system: 'graphile-worker',
+        parameters: { tasks: few * 4, concurrency: 10 },
+      },
+    ],
+    shown: drainFigures.slice(0, 1),
+  },
+  {
     name: `one task at a time (concurrency 1), ${few} tasks`,
     workload: 'drain',
     contenders: [
@@ -98,6 +111,12 @@ const alone: { name: string; workload: string; parameters: object; repeats: numb
     name: '10,000 tasks in flight, a beat every 500 ms',
     workload: 'inFlight',
     parameters: { tasks: quick ? 500 : 10_000 },
+    repeats: 1,
+  },
+  {
+    name: 'lead pipeline: 30,000 companies through all stages, no network',
+    workload: 'leads',
+    parameters: { companies: quick ? 500 : 30_000 },
     repeats: 1,
   },
   {

@@ -4,7 +4,8 @@
  *
  * Used by `leasehold start` when SMTP_HOST is not set. Production sets SMTP_HOST.
  */
-import { mkdir, writeFile } from 'node:fs/promises'
+import { writeFileSync } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { SMTPServer } from 'smtp-server'
 
@@ -32,10 +33,13 @@ export async function catchMail(
         const mail = Buffer.concat(chunks)
         const name = `${new Date().toISOString().replaceAll(/[:.]/g, '-')}-${++count}.eml`
         const file = join(folder, name)
-        writeFile(file, mail).then(() => {
+        try {
+          writeFileSync(file, mail)
           caught(subjectOf(mail.toString('utf8')), file)
           done()
-        }, done)
+        } catch (error) {
+          done(error as Error)
+        }
       })
     },
   })

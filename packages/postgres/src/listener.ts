@@ -57,7 +57,8 @@ export class Listener {
     this.stopped.signal.addEventListener('abort', stop)
     try {
       await client.connect()
-      for (const channel of this.options.channels) await client.query(`listen ${client.escapeIdentifier(channel)}`)
+      for (const channel of this.options.channels)
+        await client.query(`listen ${client.escapeIdentifier(channel)}`)
       this.hearing = true
       this.outage.recovered()
       this.options.wake() // what was submitted while nobody listened

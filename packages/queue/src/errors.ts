@@ -143,7 +143,11 @@ export class TaskNotFoundError extends LeaseholdError {
 /** Another unfinished task of the stage holds the key. */
 export class KeyConflictError extends LeaseholdError {
   constructor(message: string, options?: ErrorOptions) {
-    super('KEY_CONFLICT', `${message}. Submit with onKeyConflict 'keep' to get the existing task's id.`, options)
+    super(
+      'KEY_CONFLICT',
+      `${message}. Submit with onKeyConflict 'keep' to get the existing task's id.`,
+      options,
+    )
   }
 }
 
@@ -201,7 +205,10 @@ export class WaitTimeoutError extends LeaseholdError {
   readonly waitedMs: number
 
   constructor(taskId: string, waitedMs: number) {
-    super('WAIT_TIMEOUT', `Task ${taskId} has not ended within ${waitedMs} ms. Ask explainTask why, or wait on.`)
+    super(
+      'WAIT_TIMEOUT',
+      `Task ${taskId} has not ended within ${waitedMs} ms. Ask explainTask why, or wait on.`,
+    )
     this.taskId = taskId
     this.waitedMs = waitedMs
   }

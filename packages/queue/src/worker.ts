@@ -92,7 +92,15 @@ export interface Ending {
 
 /** A log line, progress or checkpoint, as leasehold.write_notes takes it. */
 export type Note =
-  | { task_id: string; fence: string; kind: 'log'; level: string; message: string; fields?: unknown; at_ms_ago: number }
+  | {
+      task_id: string
+      fence: string
+      kind: 'log'
+      level: string
+      message: string
+      fields?: unknown
+      at_ms_ago: number
+    }
   | { task_id: string; fence: string; kind: 'progress'; fraction: number | null; message: string | null }
   | { task_id: string; fence: string; kind: 'checkpoint'; name: string; value: unknown }
 
@@ -134,13 +142,23 @@ export interface Receipt {
 }
 
 /** A claimed task: id, fence, stage, attempt, payload as JSON text, further facts as JSON text or null. */
-export type ClaimedRow = [id: string, fence: string, stage: string, attempt: number, payload: string, extra: string | null]
+export type ClaimedRow = [
+  id: string,
+  fence: string,
+  stage: string,
+  attempt: number,
+  payload: string,
+  extra: string | null,
+]
 
 const exchangeText =
   'select * from leasehold.exchange($1, $2::bigint[], $3::bigint[], $4::jsonb, $5::jsonb, $6::jsonb, $7, $8, $9, $10, $11)'
 
 /** Settles, notes, submits children and claims in one statement and one commit. */
-export async function exchange(db: Db, request: ExchangeRequest): Promise<{ receipt: Receipt; claimed: ClaimedRow[] }> {
+export async function exchange(
+  db: Db,
+  request: ExchangeRequest,
+): Promise<{ receipt: Receipt; claimed: ClaimedRow[] }> {
   const r = request
   const { rows } = await db.query({
     name: 'leasehold_exchange',
@@ -186,10 +204,10 @@ export async function settle(
 
 /** Notes written right away, for a checkpoint. False: the lease is gone. `notes` is a JSON array of {@link Note}. */
 export async function writeNotes(db: Db, workerId: string, notes: string): Promise<boolean> {
-  const { rows } = await db.query<{ written: number }>('select leasehold.write_notes($1, $2::jsonb) as written', [
-    workerId,
-    notes,
-  ])
+  const { rows } = await db.query<{ written: number }>(
+    'select leasehold.write_notes($1, $2::jsonb) as written',
+    [workerId, notes],
+  )
   return rows[0]!.written > 0
 }
 
@@ -233,7 +251,10 @@ export async function heartbeat(db: Db, beat: Beat): Promise<BeatAnswer> {
 
 /** Leaves in order; what is still held is released without counting. False when the worker had been ended. */
 export async function leave(db: Db, workerId: string, reason: string): Promise<boolean> {
-  const { rows } = await db.query<{ left: boolean }>('select leasehold.leave($1, $2) as left', [workerId, reason])
+  const { rows } = await db.query<{ left: boolean }>('select leasehold.leave($1, $2) as left', [
+    workerId,
+    reason,
+  ])
   return rows[0]!.left
 }
 
@@ -242,11 +263,15 @@ export async function leave(db: Db, workerId: string, reason: string): Promise<b
  * what an exchange claimed whose answer was lost. No exchange may be started meanwhile. Returns their ids, or null when
  * the worker is not live.
  */
-export async function returnStrays(db: Db, workerId: string, known: readonly string[]): Promise<string[] | null> {
-  const { rows } = await db.query<{ ids: string[] | null }>('select leasehold.return_strays($1, $2)::text[] as ids', [
-    workerId,
-    `{${known.join(',')}}`,
-  ])
+export async function returnStrays(
+  db: Db,
+  workerId: string,
+  known: readonly string[],
+): Promise<string[] | null> {
+  const { rows } = await db.query<{ ids: string[] | null }>(
+    'select leasehold.return_strays($1, $2)::text[] as ids',
+    [workerId, `{${known.join(',')}}`],
+  )
   return rows[0]!.ids
 }
 

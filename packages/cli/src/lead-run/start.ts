@@ -65,7 +65,7 @@ export async function startAll(context: Context, options: StartOptions): Promise
     const log = logTerminal(join(logFolder, 'leasehold.log'), terminal)
     fleets.push(...startFleets(childEnvironment(environment, database.url, mail), log, options.restart))
     introduce(terminal, database.url, logFolder, config.smtp === null)
-    const ended = await runLeads(context, pool as Db, options, stopping.signal)
+    const ended = await runLeads(context, pool, options, stopping.signal)
     if (!ended) context.exitCode = exitCodes.failed
     if (options.once !== true && !stopping.signal.aborted) await stayUp(terminal, stopping.signal)
   } finally {

@@ -171,7 +171,7 @@ declare
 begin
   select string_agg(quote_literal(n.name), ', ' order by n.distance, n.name) into v_near
   from (
-    select s.name, leasehold.edit_distance(left(p_stage, 48), s.name) as distance
+    select s.name, leasehold.edit_distance(coalesce(left(p_stage, 48), ''), s.name) as distance
     from leasehold.stages s order by 2, 1 limit 3
   ) n;
   raise exception 'unknown stage %', coalesce(quote_literal(left(p_stage, 100)), 'null')

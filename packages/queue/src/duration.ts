@@ -13,9 +13,17 @@ const unitMs: Record<string, number> = { ms: 1, s: 1000, min: 60_000, h: 3_600_0
 /** A duration in whole milliseconds. Throws {@link ValueRefusedError} for what is no duration. */
 export function toMs(duration: Duration): number {
   const match = typeof duration === 'string' ? /^(\d+(?:\.\d+)?) ?(ms|s|min|h|d)$/.exec(duration) : null
-  const ms = match ? Number(match[1]) * unitMs[match[2]!]! : Number(duration)
+  const ms = match
+    ? Number(match[1]) * unitMs[match[2]!]!
+    : typeof duration === 'number'
+      ? duration
+      : Number.NaN
   if (!Number.isFinite(ms) || ms < 0) {
-    throw new ValueRefusedError('22023', null, `'${duration}' is no duration; write '30 s', '5 min' or milliseconds`)
+    throw new ValueRefusedError(
+      '22023',
+      null,
+      `'${duration}' is no duration; write '30 s', '5 min' or milliseconds`,
+    )
   }
   return Math.round(ms)
 }

@@ -6,7 +6,9 @@
  */
 import { type Db, inTransaction } from './db.ts'
 import { type Duration, toMs } from './duration.ts'
+import { ValueRefusedError } from './errors.ts'
 import { parsePayload, type Stage } from './stage.ts'
+import { checkId } from './task.ts'
 import { translating } from './translate.ts'
 
 /** Settings of one task; whatever is left out comes from its stage. */
@@ -34,23 +36,68 @@ export interface SubmitItem<P> extends SubmitOptions {
   payload: P
 }
 
-/** The fields of leasehold.tasks, as JSON. */
-export function taskFields(stage: Stage<never> | string, payload: unknown, options: SubmitOptions): Record<string, unknown> {
+/**
+ * The fields of leasehold.tasks, as JSON. Throws {@link ValueRefusedError} for what JSON or UTF-8 would silently turn
+ * into something else; everything else is the database's to judge.
+ */
+export function taskFields(
+  stage: Stage<never> | string,
+  payload: unknown,
+  options: SubmitOptions,
+): Record<string, unknown> {
   const checked = typeof stage === 'string' ? payload : parsePayload(stage as Stage, payload)
   return {
-    stage: typeof stage === 'string' ? stage : stage.name,
-    payload: checked ?? {},
-    priority: options.priority,
-    run_at: options.runAt?.toISOString(),
-    key: options.key,
-    run_id: options.runId,
-    title: options.title,
-    max_attempts: options.maxAttempts,
+    stage: text('stage', typeof stage === 'string' ? stage : stage.name),
+    payload: checked === undefined ? {} : checked,
+    priority: whole('priority', options.priority),
+    run_at: moment('runAt', options.runAt),
+    key: text('key', options.key),
+    run_id: text('runId', options.runId),
+    title: text('title', options.title),
+    max_attempts: whole('maxAttempts', options.maxAttempts),
     timeout_ms: options.timeout === undefined ? undefined : toMs(options.timeout),
-    depends_on: options.dependsOn,
-    concurrency_key: options.concurrencyKey,
+    depends_on: options.dependsOn?.map(checkId),
+    concurrency_key: text('concurrencyKey', options.concurrencyKey),
     meta: options.meta,
   }
+}
+
+function text(name: string, value: string | undefined): string | undefined {
+  if (value === undefined || (typeof value === 'string' && value.isWellFormed())) return value
+  throw new ValueRefusedError('22023', null, `${name} must be well-formed text`)
+}
+
+function whole(name: string, value: number | undefined): number | undefined {
+  if (value === undefined || Number.isInteger(value)) return value
+  throw new ValueRefusedError('22023', null, `${name} must be a whole number, not ${value}`)
+}
+
+function moment(name: string, value: Date | undefined): string | undefined {
+  if (value === undefined) return undefined
+  if (value instanceof Date && !Number.isNaN(value.getTime())) return value.toISOString()
+  throw new ValueRefusedError('22007', null, `${name} must be a valid Date`)
+}
+
+/** JSON text of a payload or a whole task. Refused: cycles, bigint, functions, more levels than the stack holds. */
+function json(what: string, value: unknown): string {
+  try {
+    const written = JSON.stringify(value)
+    if (written !== undefined) return written
+  } catch (error) {
+    const tooDeep = error instanceof RangeError
+    const why = tooDeep
+      ? 'it is nested too deeply or too large'
+      : (error as Error).message.split('\n')[0]
+    throw new ValueRefusedError(
+      tooDeep ? '54001' : '22023',
+      null,
+      `${what} cannot be written as JSON: ${why}`,
+      {
+        cause: error,
+      },
+    )
+  }
+  throw new ValueRefusedError('22023', null, `${what} cannot be written as JSON: it is a ${typeof value}`)
 }
 
 /**
@@ -75,7 +122,7 @@ export async function submit<P>(
         concurrency_key => $11, meta => $12::jsonb, on_key_conflict => $13)::text as id`,
       values: [
         f.stage,
-        JSON.stringify(f.payload),
+        json('the payload', f.payload),
         f.priority,
         f.run_at,
         f.key,
@@ -85,7 +132,7 @@ export async function submit<P>(
         f.timeout_ms,
         f.depends_on,
         f.concurrency_key,
-        f.meta === undefined ? null : JSON.stringify(f.meta),
+        f.meta === undefined ? null : json('meta', f.meta),
         options.onKeyConflict ?? 'error',
       ],
     }),
@@ -93,8 +140,9 @@ export async function submit<P>(
   return rows[0]!.id
 }
 
-/** Rows per INSERT: beyond a few thousand nothing is gained, and one JSON text stays small. */
+/** Rows and UTF-16 units per INSERT: beyond a few thousand nothing is gained, and no JSON text outgrows memory. */
 const chunkRows = 5000
+const chunkLength = 16 * 1024 * 1024
 
 /**
  * Submits any number of tasks of one stage; returns their ids in the order of `items`.
@@ -102,28 +150,54 @@ const chunkRows = 5000
  * All or none: given a pool, one transaction of its own; given a client, the caller's. 100,000 rows take a second or so.
  * A key conflict fails the whole submission with {@link KeyConflictError}. Errors as in {@link submit}.
  */
-export async function submitMany<P>(db: Db, stage: Stage<P> | string, items: SubmitItem<P>[]): Promise<string[]> {
-  const fields = items.map((item) => taskFields(stage as Stage<never>, item.payload, item))
-  if (fields.length === 0) return []
+export async function submitMany<P>(
+  db: Db,
+  stage: Stage<P> | string,
+  items: SubmitItem<P>[],
+): Promise<string[]> {
+  const chunks = chunked(items.map((item) => taskFields(stage as Stage<never>, item.payload, item)))
+  if (chunks.length === 0) return []
   return translating(() =>
     inTransaction(db, async (tx) => {
       const ids: string[] = []
-      for (let start = 0; start < fields.length; start += chunkRows) {
+      for (const chunk of chunks) {
         const { rows } = await tx.query<{ id: string }>({
           name: 'leasehold_submit_many',
           text: `insert into leasehold.tasks (stage, payload, priority, run_at, key, run_id, title, max_attempts, timeout,
               depends_on, concurrency_key, meta)
-            select stage, payload, priority, run_at, key, run_id, title, max_attempts, timeout_ms * interval '1 millisecond',
+            select stage, coalesce(payload, 'null'), priority, run_at, key, run_id, title, max_attempts, timeout_ms * interval '1 millisecond',
               depends_on, concurrency_key, meta
             from json_to_recordset($1::json) as x(stage text, payload jsonb, priority smallint, run_at timestamptz, key text,
               run_id text, title text, max_attempts smallint, timeout_ms bigint, depends_on bigint[], concurrency_key text,
               meta jsonb)
             returning id`,
-          values: [JSON.stringify(fields.slice(start, start + chunkRows))],
+          values: [chunk],
         })
         for (const row of rows) ids.push(row.id)
       }
       return ids
     }),
   )
+}
+
+/** JSON arrays of tasks, each a comfortable INSERT. */
+function chunked(tasks: Record<string, unknown>[]): string[] {
+  const chunks: string[] = []
+  let rows: string[] = []
+  let length = 0
+  const flush = (): void => {
+    if (rows.length > 0) chunks.push(`[${rows.join(',')}]`)
+    rows = []
+    length = 0
+  }
+  for (const [i, task] of tasks.entries()) {
+    if (typeof task['payload'] === 'function' || typeof task['payload'] === 'symbol')
+      json(`payload ${i}`, task['payload'])
+    const row = json(`task ${i}`, task)
+    if (rows.length === chunkRows || length + row.length > chunkLength) flush()
+    rows.push(row)
+    length += row.length
+  }
+  flush()
+  return chunks
 }

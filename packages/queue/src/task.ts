@@ -37,9 +37,13 @@ export interface TaskStatus {
 }
 
 /** Refuses what is no id, so that no number beyond 2^53 is ever silently rounded. */
-function checkId(id: unknown): string {
+export function checkId(id: unknown): string {
   if (typeof id === 'string' && /^\d{1,19}$/.test(id) && BigInt(id) < 2n ** 63n) return id
-  throw new ValueRefusedError('22P02', null, `'${String(id).slice(0, 50)}' is no task id; ids are strings of digits`)
+  throw new ValueRefusedError(
+    '22P02',
+    null,
+    `'${String(id).slice(0, 50)}' is no task id; ids are strings of digits`,
+  )
 }
 
 /** Looks a task up; null when there is none (or retention dropped it). */
@@ -75,7 +79,8 @@ export async function waitForResult(
     const task = await getTask(db, id)
     if (task === null) throw new TaskNotFoundError(id)
     if (task.state === 'done') return task.result
-    if (task.state === 'dead' || task.state === 'cancelled') throw new TaskFailedError(id, task.state, task.lastError)
+    if (task.state === 'dead' || task.state === 'cancelled')
+      throw new TaskFailedError(id, task.state, task.lastError)
     const leftMs = timeoutMs - (performance.now() - started)
     if (leftMs <= 0) throw new WaitTimeoutError(id, timeoutMs)
     await pause(Math.min(pauseMs, leftMs), signal)
@@ -118,7 +123,7 @@ async function callForBoolean(db: Db, call: string, values: unknown[]): Promise<
 }
 
 /** Ends a task in any state; a running one loses its lease. False when it had ended. Throws {@link TaskNotFoundError}. */
-export function cancelTask(db: Db, id: string, reason?: string): Promise<boolean> {
+export async function cancelTask(db: Db, id: string, reason?: string): Promise<boolean> {
   return callForBoolean(db, 'leasehold.cancel_task($1, $2)', [checkId(id), reason ?? null])
 }
 
@@ -163,10 +168,14 @@ export async function taskLogs(
   id: string,
   options: { afterLine?: string; limit?: number } = {},
 ): Promise<LogLine[]> {
+  const limit = options.limit ?? 1000
+  if (!(Number.isInteger(limit) && limit >= 0)) {
+    throw new ValueRefusedError('22023', null, `limit must be a whole number of lines, not ${limit}`)
+  }
   const { rows } = await db.query<LogLine & { line: string }>(
     `select line::text, at, level, message, fields, fence::text from leasehold.task_logs l
      where task_id = $1 and line > $2 order by l.line limit $3`,
-    [checkId(id), options.afterLine ?? '0', Math.min(options.limit ?? 1000, 100_000)],
+    [checkId(id), checkId(options.afterLine ?? '0'), Math.min(limit, 100_000)],
   )
   return rows
 }

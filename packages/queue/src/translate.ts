@@ -36,9 +36,16 @@ export function translate(error: unknown): unknown {
   if (code === '23505' && error.constraint === 'key_once_per_unfinished_task') {
     return new KeyConflictError([message, detail].filter(Boolean).join('. ').replace(/\.$/, ''), options)
   }
+  // submit(on_key_conflict => 'replace') met a task that runs.
+  if (code === '55006') return new KeyConflictError(message, options)
   // Class 22: the value itself; 23514: one of the named checks; 54: too deep or too large for the server.
   if (code.startsWith('22') || code === '23514' || code === '23502' || code.startsWith('54')) {
-    return new ValueRefusedError(code, error.constraint ?? null, [message, detail].filter(Boolean).join(': '), options)
+    return new ValueRefusedError(
+      code,
+      error.constraint ?? null,
+      [message, detail].filter(Boolean).join(': '),
+      options,
+    )
   }
   return error
 }

@@ -193,7 +193,6 @@ export async function problems(db: Db): Promise<object[]> {
 }
 
 const stateTables = [
-  'tasks',
   'ready',
   'scheduled',
   'waiting',
@@ -216,6 +215,8 @@ export async function snapshot(db: Db): Promise<Record<string, unknown>> {
     (table) =>
       `(select coalesce(jsonb_agg(to_jsonb(x) order by to_jsonb(x)), '[]') from leasehold.${table} x) as ${table}`,
   )
+  // Tasks never change, and may be large.
+  selects.push(`(select jsonb_agg(md5(x::text) order by x.id) from leasehold.tasks x) as tasks`)
   const { rows } = await db.query<Record<string, unknown>>(`select ${selects.join(', ')}`)
   return rows[0]!
 }

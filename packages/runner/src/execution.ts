@@ -81,7 +81,7 @@ export class Execution implements TaskContext {
   freed = false
   /** Its settlement may have arrived before: the answer was lost. */
   resent = false
-  /** The database refused the first ending; this one only says so. */
+  /** The database refused the handler's ending; this one only says so. */
   replaced = false
   /** Tasks to submit with a done ending, as JSON. */
   children: string[] | null = null
@@ -150,13 +150,12 @@ export class Execution implements TaskContext {
     this.replaced = true
   }
 
-  /** Past its deadline a lease takes nothing but a failure: what came a moment too late is a timeout after all. */
-  overtake(): void {
-    this.end = failedEnding(
-      { code: 'timeout', message: 'the attempt ended within its timeout but was settled after it' },
-      true,
-    )
+  /** Its ending was refused: should the lease stand past its deadline, the attempt is a timeout after all. */
+  failAsLate(): void {
+    const message = 'the attempt ended within its timeout, but that was settled after it'
+    this.end = failedEnding({ code: 'timeout', message }, true)
     this.children = null
+    this.replaced = true
   }
 
   // ---------------------------------------------------------------------------------- what the handler sees

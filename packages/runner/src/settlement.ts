@@ -116,7 +116,10 @@ export class Settlement {
     }
   }
 
-  /** Settled or refused, they are over; but what was refused for being a moment late is settled as a timeout. */
+  /**
+   * Settled or refused, they are over. But a lease that is past its deadline takes nothing but a failure: what was
+   * refused is sent once more as a timeout, and only what is refused then has lost its lease.
+   */
   private acknowledge(ended: readonly Execution[], refusedIds: readonly string[] | undefined): void {
     if (refusedIds === undefined) {
       for (const execution of ended) this.ledger.drop(execution)
@@ -127,8 +130,8 @@ export class Settlement {
     const lost: Execution[] = []
     for (const execution of ended) {
       if (!refused.has(execution.taskId)) this.counts.settled += 1
-      else if (isLate(execution)) {
-        execution.overtake()
+      else if (!execution.replaced) {
+        execution.failAsLate()
         this.ledger.endAgain(execution)
         continue
       } else if (execution.resent) this.counts.unconfirmed += 1
@@ -252,14 +255,6 @@ export function isAboutValues(error: unknown): boolean {
 export function isAnswerLost(error: unknown): boolean {
   const code = (error as DatabaseError).code ?? ''
   return !/^[0-9A-Z]{5}$/.test(code) || /^(08|57P|XX)/.test(code)
-}
-
-function isLate(execution: Execution): boolean {
-  const end = execution.end
-  return (
-    performance.now() >= execution.deadlineAt &&
-    (end === 'plain' || (typeof end === 'object' && end?.outcome !== 'fail'))
-  )
 }
 
 function some(executions: readonly Execution[]): object {

@@ -37,25 +37,10 @@ export async function showResult(
       `${status.blocked} on blocked domains, ${status.rejected} malformed`,
   )
   if (leads.length > 0) {
-    const columns = ['#', 'COMPANY', 'CITY', 'SCORE', 'PMS', 'CONTACT', 'E-MAIL', 'VERIFIED']
     say('')
-    say(
-      table(
-        terminal,
-        columns,
-        leads.map((lead) => [
-          lead.rank,
-          lead.company,
-          lead.city,
-          lead.score,
-          lead.pms,
-          lead.contact,
-          lead.email,
-          lead.emailStatus,
-        ]),
-      ),
-    )
-    if (status.leads > leads.length) say(`… and ${Math.min(status.leads, status.target) - leads.length} more`)
+    say(leadTable(leads, terminal))
+    const more = Math.min(status.leads, status.target) - leads.length
+    if (more > 0) say(`… and ${more} more`)
   }
   for (const { line, problem } of status.rejectedRows.slice(0, shownRows))
     say(`line ${line} was skipped: ${printable(problem, 200)}`)
@@ -68,4 +53,25 @@ export async function showResult(
   const dead = standing.stages.reduce((sum, stage) => sum + stage.dead, 0)
   if (dead > 0)
     say(terminal.paint('red', `${dead} tasks died: npx leasehold tasks --run ${runId} --state dead`))
+}
+
+/** On a narrow terminal the columns that say least are left out rather than all of them cut. */
+function leadTable(leads: readonly Lead[], terminal: Terminal): string {
+  const narrow = terminal.isTty && terminal.columns < 130
+  const columns: [string, (lead: Lead) => string | number | null][] = [
+    ['#', (lead) => lead.rank],
+    ['COMPANY', (lead) => lead.company],
+    ['CITY', (lead) => lead.city],
+    ['SCORE', (lead) => lead.score],
+    ['PMS', (lead) => lead.pms],
+    ['CONTACT', (lead) => lead.contact],
+    ['E-MAIL', (lead) => lead.email],
+    ['VERIFIED', (lead) => lead.emailStatus],
+  ]
+  const shown = columns.filter(([title]) => !narrow || !['CITY', 'CONTACT', 'VERIFIED'].includes(title))
+  return table(
+    terminal,
+    shown.map(([title]) => title),
+    leads.map((lead) => shown.map(([, cell]) => cell(lead))),
+  )
 }

@@ -361,6 +361,7 @@ create function leasehold.promote_due(p_stages text[], p_limit integer default 5
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
   set enable_seqscan = off
+  set enable_bitmapscan = off
 as $$
 declare
   v_now timestamptz := leasehold.clock();

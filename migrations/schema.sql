@@ -2187,6 +2187,7 @@ CREATE OR REPLACE FUNCTION leasehold.promote_due(p_stages text[], p_limit intege
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
 AS $function$
 declare
   v_now timestamptz := leasehold.clock();

@@ -161,7 +161,11 @@ export class DependencyError extends LeaseholdError {
 /** A task cannot be started now because it waits for its parents or its concurrency key. */
 export class TaskHeldBackError extends LeaseholdError {
   constructor(message: string, options?: ErrorOptions) {
-    super('TASK_HELD_BACK', `${message} See \`leasehold why\` for what holds it.`, options)
+    super(
+      'TASK_HELD_BACK',
+      `${message.replace(/\.?$/, '.')} See \`leasehold why\` for what holds it.`,
+      options,
+    )
   }
 }
 

@@ -65,6 +65,7 @@ export class Loop {
   private readonly inFlight = new Set<{ readonly above: bigint }>()
   private oldestFence = 1n
   private oldestSoughtAt = -Infinity
+  private exchangedAt = -Infinity
 
   constructor(host: LoopHost) {
     this.host = host
@@ -124,6 +125,7 @@ export class Loop {
   /** One exchange with all that follows from it. `moved`: tasks claimed; with none there is time to rest. */
   async turn(): Promise<{ moved: number }> {
     const { host, ledger } = this
+    const woken = this.woken
     this.woken = false
     this.sayWhatIsHeld()
     host.settings.onTurn?.()
@@ -131,8 +133,12 @@ export class Loop {
     const batch = ledger.takeBatch()
     const wish = this.draining ? null : this.capacity.reserve()
     const strays = this.assistant === null && this.settlement.strayLookDue
-    if (batch.ended.length === 0 && batch.notes.length === 0 && wish === null && !strays) return { moved: 0 }
     const sentAt = performance.now()
+    // With every place taken there may be nothing to say for long; what was cancelled meanwhile still has to be heard.
+    const glance = ledger.held.size > 0 && (woken || sentAt - this.exchangedAt >= host.settings.maxPollMs)
+    if (batch.ended.length === 0 && batch.notes.length === 0 && wish === null && !strays && !glance)
+      return { moved: 0 }
+    this.exchangedAt = sentAt
     const look = wish === null ? null : this.pace.look(wish, batch.ended.some(isPutOff))
     const flight = { above: this.attempts.maxFence }
     this.inFlight.add(flight)

@@ -6,9 +6,9 @@
  * What a worker may write after it has lost: fencing.test.ts.
  */
 import type { Db } from '@leasehold/queue'
-import type { Client } from 'pg'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
+import { gateClock, stoppedAtTheClock } from './gate.ts'
 import {
   type Lease,
   addStage,
@@ -35,15 +35,7 @@ let stage: string
 beforeAll(async () => {
   database = await createTestDatabase()
   db = database.pool
-  await db.query(`
-    create or replace function leasehold.clock() returns timestamptz language plpgsql volatile parallel safe as $$
-    begin
-      if current_setting('test.gate', true) = 'closed' then
-        perform pg_advisory_lock_shared(4711);
-        perform pg_advisory_unlock_shared(4711);
-      end if;
-      return pg_catalog.clock_timestamp() + (select ahead from leasehold_test.clock);
-    end $$`)
+  await gateClock(database)
 })
 afterAll(() => database.drop())
 beforeEach(async () => {
@@ -54,23 +46,6 @@ beforeEach(async () => {
     await db.query(`select leasehold.leave(id) from leasehold.workers where ended_at is null`)
   }
 })
-
-/** Starts a query that stops at its first look at the clock; `resume` lets it go on and answers with its result. */
-async function stoppedAtTheClock<T>(
-  start: (session: Client) => Promise<T>,
-): Promise<{ resume(): Promise<T> }> {
-  const [gate, session] = [await database.client(), await database.client()]
-  await gate.query('select pg_advisory_lock(4711)')
-  await session.query("set test.gate = 'closed'")
-  const result = start(session)
-  await untilBlocked(db, session, result)
-  return {
-    async resume() {
-      await gate.query('select pg_advisory_unlock(4711)')
-      return result
-    },
-  }
-}
 
 async function workerWithLease(): Promise<{ worker: string; lease: Lease }> {
   const worker = await addWorker(db, [stage])
@@ -83,7 +58,7 @@ test('a worker that beats between the monitor’s look and its lock is not relea
   await insertTask(db, stage)
   const lease = await claimOne(db, worker, stage)
   await database.advance(31_000)
-  const release = await stoppedAtTheClock(releaseDead)
+  const release = await stoppedAtTheClock(database, releaseDead)
   expect(await beat(db, worker)).toBe('live')
   expect(await release.resume()).toEqual([])
   expect(await settle(db, worker, lease, 'done')).toBe(true)
@@ -95,7 +70,7 @@ test('a lease that failed and was claimed anew while the deadline sweep looked i
   const first = await claimOne(db, worker, stage)
   await database.advance(601_000)
   await beat(db, worker)
-  const sweep = await stoppedAtTheClock((session) =>
+  const sweep = await stoppedAtTheClock(database, (session) =>
     session.query<{ ended: string[] }>(`select leasehold.expire_deadlines(p_slack => '0') as ended`),
   )
   expect(await settle(db, worker, first, 'fail', { retry_after: '0' })).toBe(true)

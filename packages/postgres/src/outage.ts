@@ -9,16 +9,16 @@ export function retryDelayMs(n: number): number {
   return Math.min(5000, 100 * 2 ** Math.min(n - 1, 10)) * (0.5 + Math.random() / 2)
 }
 
-/** Says whether a failure is worth a line: the first of an outage, then at most one in ten seconds. */
+/** Says whether a failure is worth a line: at most one in ten seconds, also when outages follow one another closely. */
 export class OutageLog {
   private failures = 0
-  private spokeAt = 0
+  private spokeAt = -Infinity
 
   /** Counts a failure; true when it should be logged. */
   failed(): boolean {
     this.failures += 1
     const now = performance.now()
-    if (this.failures > 1 && now - this.spokeAt < 10_000) return false
+    if (now - this.spokeAt < 10_000) return false
     this.spokeAt = now
     return true
   }

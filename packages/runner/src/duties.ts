@@ -36,18 +36,17 @@ export async function attendDuties(duties: Duties, stop: AbortSignal): Promise<v
       if (duties.traffic() !== seenTraffic) {
         seenTraffic = duties.traffic()
         await advanceFloors(duties.db)
+        outage.recovered()
       }
       if (performance.now() - lookedAt >= duties.lookEveryMs && duties.sure()) {
         lookedAt = performance.now()
         silent = await standInForMonitor(duties, silent)
+        outage.recovered()
       }
-      outage.recovered()
     } catch (error) {
       if (outage.failed() && !stop.aborted) {
-        duties.log.warn(
-          { event: 'duties.failed', message: (error as Error).message },
-          'side duties failed; trying again',
-        )
+        const facts = { event: 'duties.failed', message: (error as Error).message }
+        duties.log.warn(facts, 'side duties failed; trying again')
       }
     }
     await sleep(outage.count > 0 ? retryDelayMs(outage.count) : floorsEveryMs, stop)

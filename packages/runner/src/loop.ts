@@ -57,6 +57,7 @@ export class Loop {
   private readonly pace: Pace
   private readonly settlement: Settlement
   private readonly outage = new OutageLog()
+  private outageSaid = false
   private stop: AbortSignal = new AbortController().signal
   private woken = false
   private wakeUp: (() => void) | null = null
@@ -165,10 +166,10 @@ export class Loop {
 
   private answered(): void {
     if (this.outage.count === 0) return
-    this.host.log.info(
-      { event: 'database.back', failures: this.outage.recovered() },
-      'the database answers again',
-    )
+    const failures = this.outage.recovered()
+    if (!this.outageSaid) return
+    this.outageSaid = false
+    this.host.log.info({ event: 'database.back', failures }, 'the database answers again')
   }
 
   private async exchangeFailed(error: Error & { code?: string }, batch: Batch): Promise<{ moved: number }> {
@@ -185,6 +186,7 @@ export class Loop {
     if (error instanceof WorkerNotLive) return this.notLive(error)
     if (isAnswerLost(error)) this.settlement.suspectStrays()
     if (this.outage.failed()) {
+      this.outageSaid = true
       const facts = {
         event: 'exchange.failed',
         code: error.code,

@@ -6,6 +6,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { getTask } from '@leasehold/queue'
 import type { TestDatabase } from '../../../test/harness/database.ts'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import {
@@ -43,9 +44,9 @@ test('after kill -9 another runner takes the tasks over once the TTL has passed,
   second.kill('SIGUSR2')
   first.kill('SIGKILL')
   await first.exit
-  await passTime(db, ttlMs * 0.9, ['held@2'])
+  await passTime(db, ttlMs * 0.5, ['held@2'])
   expect(await leaseCount(db.pool), 'leases outlive their worker for the TTL').toBe(3)
-  await passTime(db, ttlMs * 0.2, ['held@2'])
+  await passTime(db, ttlMs * 0.6, ['held@2'])
   const tasks = await endsOf(db.pool, ids)
   expect(tasks.map((task) => task.state)).toEqual(['done', 'done', 'done'])
   for (const id of ids) {
@@ -144,6 +145,20 @@ test('a payload that kills its process three times is quarantined and its neighb
   expect((await attemptsOf(db.pool, killer!)).map((a) => a.outcome)).toEqual(['lost', 'lost', 'dead'])
   expect(await wrongEffects(db.pool, ids.filter((id) => id !== killer))).toEqual([]) // prettier-ignore
   await expectSound(db.pool)
+})
+
+test('an error that nobody catches ends the process, and counts as a crash of what it held, not as a failure', async () => {
+  const first = await startDaemon(db.url, { stages: ['careless'], slot: 'careless@1' })
+  const ids = await insertTasks(db.pool, 'careless', [{}, { kill: true }])
+  expect(await first.exit).toEqual({ code: 1, signal: null })
+  expect(first.output()).toContain('in a timer')
+  await startDaemon(db.url, { stages: ['held'], slot: 'careless@1' }) // the slot's next process frees them
+  for (const id of ids) {
+    expect((await attemptsOf(db.pool, id)).map((a) => [a.outcome, a.error?.code])).toEqual([
+      ['lost', 'worker_superseded'],
+    ])
+    expect(await getTask(db.pool, id)).toMatchObject({ state: 'ready', crashes: 1 })
+  }
 })
 
 test('a handler that computes for three TTLs without a pause keeps its lease', async () => {

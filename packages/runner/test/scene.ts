@@ -11,7 +11,7 @@ import { createTestDatabase, type TestDatabase } from '../../../test/harness/dat
 import { spawnProcess, type TestProcess } from '../../../test/harness/processes.ts'
 import { expect } from 'vitest'
 
-export const ttlMs = 10_000
+export const ttlMs = 30_000
 export const beatMs = 300
 
 /** What handlers write in their settling transactions. */

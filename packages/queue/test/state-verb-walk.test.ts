@@ -308,7 +308,7 @@ describe.each(Object.entries(verbs))('%s', (_, verb) => {
       const set: Setting = { db: client, stage, worker, other }
       const play: Play = { ...set, ...(await states[state](set)) }
       const [expected, after] = (verb.expected[state] ?? verb.expected.otherwise).split(' > ')
-      const before = await snapshot(client)
+      const before = after === undefined ? await snapshot(client) : undefined
       const stateBefore = await stateOf(client, play.taskId)
 
       expect(await answer(play, verb)).toBe(expected)

@@ -219,7 +219,7 @@ test('housekeeping runs as jobs: partitions lie ahead, depths are counted but no
     .poll(async () => (await db.pool.query('select from graphile_worker.jobs')).rowCount, { timeout: 20_000 })
     .toBe(0)
   const ahead = await db.pool.query('select from leasehold.partitions where first_id > 45000000')
-  expect(ahead.rowCount).toBe(4)
+  expect(ahead.rowCount).toBe(2)
   const { rows } = await db.pool.query('select stage, ready::integer from leasehold.stage_samples')
   expect(rows).toEqual([{ stage: 's', ready: 1 }])
   expect(await alerts(db)).toEqual([])

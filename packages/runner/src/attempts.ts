@@ -57,8 +57,11 @@ export class Attempts {
     }
   }
 
-  /** Starts the handler for a claimed task. `claimedAt`: performance.now() before the claim was sent. */
-  start(row: ClaimedRow, claimedAt: number): void {
+  /**
+   * Starts the handler for a claimed task; one that came too late is given back without that. `claimedAt`:
+   * performance.now() before the claim was sent.
+   */
+  start(row: ClaimedRow, claimedAt: number, tooLate: boolean): void {
     const { stage, timeoutMs } = this.capacity.of(row[2])
     const execution = new Execution(row, stage, timeoutMs, claimedAt, this.around)
     this.capacity.take(row[2])
@@ -69,6 +72,7 @@ export class Attempts {
       if (fence > this.maxFence) this.maxFence = fence
     }
     this.ledger.hold(execution)
+    if (tooLate) return execution.decline()
     if (execution.deadlineAt < this.earliestDeadline) this.awaitDeadline(execution.deadlineAt)
     execution.running = execution.run()
   }

@@ -131,6 +131,11 @@ export class Execution implements TaskContext {
     this.around.ended(this)
   }
 
+  /** Gives it back without having run. */
+  decline(): void {
+    this.finish(releasedEnding)
+  }
+
   /** Ends it now and tells the handler; the attempt fails (timeout), is given back (drain, lease lost) or is over. */
   abort(reason: AttemptAborted): void {
     if (this.end !== null) return

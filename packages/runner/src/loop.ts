@@ -45,6 +45,8 @@ export interface LoopHost {
   drainAsked(): void
 }
 
+const glanceEveryMs = 100
+
 /** The loop of one worker id. */
 export class Loop {
   readonly ledger: Ledger = new Ledger()
@@ -67,6 +69,8 @@ export class Loop {
   private oldestFence = 1n
   private oldestSoughtAt = -Infinity
   private exchangedAt = -Infinity
+  /** It was woken with nothing to say and no place free: a lease may have been taken away. */
+  private glanceWished = false
 
   constructor(host: LoopHost) {
     this.host = host
@@ -126,7 +130,7 @@ export class Loop {
   /** One exchange with all that follows from it. `moved`: tasks claimed; with none there is time to rest. */
   async turn(): Promise<{ moved: number }> {
     const { host, ledger } = this
-    const woken = this.woken
+    this.glanceWished ||= this.woken
     this.woken = false
     this.sayWhatIsHeld()
     host.settings.onTurn?.()
@@ -135,11 +139,10 @@ export class Loop {
     const wish = this.draining ? null : this.capacity.reserve()
     const strays = this.assistant === null && this.settlement.strayLookDue
     const sentAt = performance.now()
-    // With every place taken there may be nothing to say for long; what was cancelled meanwhile still has to be heard.
-    const glance = ledger.held.size > 0 && (woken || sentAt - this.exchangedAt >= host.settings.maxPollMs)
-    if (batch.ended.length === 0 && batch.notes.length === 0 && wish === null && !strays && !glance)
-      return { moved: 0 }
+    const silent = batch.ended.length === 0 && batch.notes.length === 0 && wish === null && !strays
+    if (silent && !(ledger.held.size > 0 && this.glanceInMs() <= 0)) return { moved: 0 }
     this.exchangedAt = sentAt
+    this.glanceWished = false
     const look = wish === null ? null : this.pace.look(wish, batch.ended.some(isPutOff))
     const flight = { above: this.attempts.maxFence }
     this.inFlight.add(flight)
@@ -155,7 +158,9 @@ export class Loop {
     }
     this.answered()
     const got = wish === null ? null : this.capacity.answered(wish, answer.claimed)
-    for (const row of answer.claimed) this.attempts.start(row, sentAt)
+    // An exchange that was under way when the end began may bring tasks still.
+    const tooLate = this.draining || this.stop.aborted || host.leaseLeftMs() <= 0
+    for (const row of answer.claimed) this.attempts.start(row, sentAt, tooLate)
     if (got !== null && this.pace.looked(wish!, look!, got, answer.dueInMs)) this.woken = true
     this.attempts.takeRevocations(answer.revoked)
     if (answer.drainAsked) host.drainAsked()
@@ -222,10 +227,12 @@ export class Loop {
   private rest(): Promise<void> {
     if (this.woken || this.stop.aborted || this.ledger.hasEnded || this.host.leaseLeftMs() <= 0)
       return Promise.resolve()
-    const ms = Math.min(
+    const limits = [
       this.pace.restMs(this.draining ? [] : this.capacity.openStages()),
-      Math.max(1, this.host.leaseLeftMs()),
-    )
+      this.host.leaseLeftMs(),
+    ]
+    if (this.ledger.held.size > 0) limits.push(this.glanceInMs())
+    const ms = Math.max(1, Math.min(...limits))
     return new Promise((resolve) => {
       const done = () => {
         clearTimeout(timer)
@@ -235,6 +242,15 @@ export class Loop {
       const timer = setTimeout(done, ms)
       this.wakeUp = done
     })
+  }
+
+  /**
+   * How long until an exchange is due that has nothing to say. With every place taken there may be nothing for long, and
+   * what was cancelled meanwhile still has to be heard; but not each submission is worth one.
+   */
+  private glanceInMs(): number {
+    const everyMs = this.glanceWished ? glanceEveryMs : this.host.settings.maxPollMs
+    return this.exchangedAt + everyMs - performance.now()
   }
 
   /** The oldest fence that is or may still become ours; looked for now and then, it is needed once per beat. */

@@ -14,10 +14,12 @@ create table leasehold.task_checkpoints_default partition of leasehold.task_chec
 create table leasehold.task_logs_default partition of leasehold.task_logs default;
 
 -- Makes ranges until p_ahead of them lie beyond the last id in use. Idempotent; one caller at a time, others return 0.
--- Returns the number of ranges made. Locks: the partitions lock row, then the parents (only while a range is made).
+-- Returns the number of ranges made. Locks: the partitions lock row, then the parents, while a range is made. A submitter
+-- that keeps its transaction open would make it wait, and everybody else behind it: 55P03 instead, to be tried again.
 create function leasehold.ensure_partitions(p_ahead integer default 2) returns integer
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
+  set lock_timeout = '200ms'
 as $$
 declare
   v_size constant bigint := leasehold.partition_size();
@@ -53,7 +55,8 @@ $$;
 
 -- Starts a new range although the old one is not full, so that retention by age works on a small queue too: ids jump to
 -- the next range. The lock on the sequence waits for open submitters and keeps new ones out for the moment it takes,
--- so no id can be drawn between reading and jumping. Returns the first id of the open range, null if it was not free.
+-- so no id can be drawn between reading and jumping. Returns the first id of the open range; null when no range lies
+-- ahead or another process is at it; 55P03 when a submitter keeps its transaction open, to be tried again.
 create function leasehold.rotate_partitions() returns bigint
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
@@ -80,8 +83,23 @@ begin
 end
 $$;
 
+-- True while a range is needed: a task of it is unfinished, is waited for by a child that has not heard of its end yet,
+-- or ended at or after p_before.
+create function leasehold.range_is_needed(p_first bigint, p_end bigint, p_before timestamptz) returns boolean
+  language sql stable security definer
+  set search_path = pg_catalog, leasehold, pg_temp
+as $$
+  select exists (select from leasehold.ready where task_id >= p_first and task_id < p_end)
+    or exists (select from leasehold.scheduled where task_id >= p_first and task_id < p_end)
+    or exists (select from leasehold.waiting where task_id >= p_first and task_id < p_end)
+    or exists (select from leasehold.leases where task_id >= p_first and task_id < p_end)
+    or exists (select from leasehold.dependencies where parent_id >= p_first and parent_id < p_end)
+    or exists (select from leasehold.attempts where task_id >= p_first and task_id < p_end and ended_at >= p_before)
+$$;
+
 -- Drops the ranges that were closed before p_before and in which no task is unfinished. Returns the dropped first ids.
--- Locks: the partitions lock row, then each parent while its partition goes (brief; refuses after lock_timeout).
+-- Locks: the partitions lock row, then the range itself and each parent while it goes (brief; 55P03 after lock_timeout).
+-- Needs READ COMMITTED (else LH004): a task may be reopened until the range is locked.
 create function leasehold.drop_partitions(p_before timestamptz) returns bigint[]
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
@@ -92,6 +110,7 @@ declare
   v_table text;
   v_dropped bigint[] := '{}';
 begin
+  perform leasehold.require_read_committed('drop_partitions');
   perform from leasehold.locks where name = 'partitions' for update skip locked;
   if not found then
     return v_dropped;
@@ -101,12 +120,10 @@ begin
   loop
     -- New rows can no longer appear below the range: ids were allocated past it before closed_at. Submitters that
     -- were still open then hold locks on tasks, which the drop below waits for.
-    continue when exists (select from leasehold.ready where task_id >= v_range.first_id and task_id < v_range.end_id)
-      or exists (select from leasehold.scheduled where task_id >= v_range.first_id and task_id < v_range.end_id)
-      or exists (select from leasehold.waiting where task_id >= v_range.first_id and task_id < v_range.end_id)
-      or exists (select from leasehold.leases where task_id >= v_range.first_id and task_id < v_range.end_id)
-      or exists (select from leasehold.attempts
-                 where task_id >= v_range.first_id and task_id < v_range.end_id and ended_at >= p_before);
+    continue when leasehold.range_is_needed(v_range.first_id, v_range.end_id, p_before);
+    execute pg_catalog.format('lock table leasehold.%I, leasehold.%I in access exclusive mode',
+      'tasks_' || v_range.first_id, 'attempts_' || v_range.first_id);
+    continue when leasehold.range_is_needed(v_range.first_id, v_range.end_id, p_before);
     foreach v_table in array array['tasks', 'attempts', 'task_progress', 'task_checkpoints', 'task_logs'] loop
       execute pg_catalog.format('drop table leasehold.%I', v_table || '_' || v_range.first_id);
     end loop;

@@ -404,6 +404,9 @@ begin
   )
   delete from leasehold.concurrency_keys k where k.ctid = any (array(select i.rid from idle i));
   delete from leasehold.workers w where w.ended_at < leasehold.clock() - interval '30 days';
+  -- Left by a cancel that met the end of its worker: nobody will read them.
+  delete from leasehold.revocations r
+  where not exists (select from leasehold.workers w where w.id = r.worker_id and w.ended_at is null);
   delete from leasehold.sleepers z where z.wake_until < leasehold.clock() - interval '1 hour';
   delete from leasehold.incidents i where i.resolved_at < leasehold.clock() - interval '90 days';
   delete from leasehold.alerts a where a.created_at < leasehold.clock() - interval '90 days';

@@ -1172,6 +1172,7 @@ declare
   v_table text;
   v_dropped bigint[] := '{}';
 begin
+  perform leasehold.require_read_committed('drop_partitions');
   perform from leasehold.locks where name = 'partitions' for update skip locked;
   if not found then
     return v_dropped;
@@ -1181,12 +1182,10 @@ begin
   loop
     -- New rows can no longer appear below the range: ids were allocated past it before closed_at. Submitters that
     -- were still open then hold locks on tasks, which the drop below waits for.
-    continue when exists (select from leasehold.ready where task_id >= v_range.first_id and task_id < v_range.end_id)
-      or exists (select from leasehold.scheduled where task_id >= v_range.first_id and task_id < v_range.end_id)
-      or exists (select from leasehold.waiting where task_id >= v_range.first_id and task_id < v_range.end_id)
-      or exists (select from leasehold.leases where task_id >= v_range.first_id and task_id < v_range.end_id)
-      or exists (select from leasehold.attempts
-                 where task_id >= v_range.first_id and task_id < v_range.end_id and ended_at >= p_before);
+    continue when leasehold.range_is_needed(v_range.first_id, v_range.end_id, p_before);
+    execute pg_catalog.format('lock table leasehold.%I, leasehold.%I in access exclusive mode',
+      'tasks_' || v_range.first_id, 'attempts_' || v_range.first_id);
+    continue when leasehold.range_is_needed(v_range.first_id, v_range.end_id, p_before);
     foreach v_table in array array['tasks', 'attempts', 'task_progress', 'task_checkpoints', 'task_logs'] loop
       execute pg_catalog.format('drop table leasehold.%I', v_table || '_' || v_range.first_id);
     end loop;
@@ -1306,6 +1305,7 @@ CREATE OR REPLACE FUNCTION leasehold.ensure_partitions(p_ahead integer DEFAULT 2
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET lock_timeout TO '200ms'
 AS $function$
 declare
   v_size constant bigint := leasehold.partition_size();
@@ -2240,6 +2240,20 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.range_is_needed(p_first bigint, p_end bigint, p_before timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select exists (select from leasehold.ready where task_id >= p_first and task_id < p_end)
+    or exists (select from leasehold.scheduled where task_id >= p_first and task_id < p_end)
+    or exists (select from leasehold.waiting where task_id >= p_first and task_id < p_end)
+    or exists (select from leasehold.leases where task_id >= p_first and task_id < p_end)
+    or exists (select from leasehold.dependencies where parent_id >= p_first and parent_id < p_end)
+    or exists (select from leasehold.attempts where task_id >= p_first and task_id < p_end and ended_at >= p_before)
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.ready_writers()
  RETURNS TABLE(xid xid8)
  LANGUAGE sql
@@ -2955,6 +2969,9 @@ begin
   )
   delete from leasehold.concurrency_keys k where k.ctid = any (array(select i.rid from idle i));
   delete from leasehold.workers w where w.ended_at < leasehold.clock() - interval '30 days';
+  -- Left by a cancel that met the end of its worker: nobody will read them.
+  delete from leasehold.revocations r
+  where not exists (select from leasehold.workers w where w.id = r.worker_id and w.ended_at is null);
   delete from leasehold.sleepers z where z.wake_until < leasehold.clock() - interval '1 hour';
   delete from leasehold.incidents i where i.resolved_at < leasehold.clock() - interval '90 days';
   delete from leasehold.alerts a where a.created_at < leasehold.clock() - interval '90 days';
@@ -3133,6 +3150,7 @@ revoke execute on function leasehold.process_nudges(p_stages text[], p_limit int
 revoke execute on function leasehold.process_nudges_if_allowed(p_task_id bigint) from public;
 revoke execute on function leasehold.promote_due(p_stages text[], p_limit integer) from public;
 revoke execute on function leasehold.raise_unknown_stage(p_stage text) from public;
+revoke execute on function leasehold.range_is_needed(p_first bigint, p_end bigint, p_before timestamp with time zone) from public;
 revoke execute on function leasehold.ready_writers() from public;
 revoke execute on function leasehold.receipt_of_the_dead(p_expires_at timestamp with time zone, p_ended_at timestamp with time zone, p_reason text, p_done_ids bigint[], p_endings jsonb) from public;
 revoke execute on function leasehold.register_stage(p_name text, p_priority integer, p_max_attempts integer, p_timeout interval, p_backoff_min interval, p_backoff_max interval, p_max_crashes integer, p_key_limit integer, p_expected_workers integer) from public;

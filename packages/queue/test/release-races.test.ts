@@ -164,6 +164,23 @@ test('a release that is repeated, or runs in four sessions at once, releases eac
   expect(rows).toEqual([{ n: '50', once: true }])
 })
 
+test('a revocation for a worker that ended at that moment is tidied away', async () => {
+  const { worker, lease } = await workerWithLease()
+  const [operator, leaving] = [await database.client(), await database.client()]
+  await operator.query('begin')
+  await operator.query('select leasehold.cancel_task($1)', [lease.taskId])
+  const left = leaving.query('select leasehold.leave($1)', [worker])
+  await untilBlocked(db, leaving, left)
+  await operator.query('commit')
+  await left
+  const revocations = async (): Promise<number | null> =>
+    (await db.query('select from leasehold.revocations where worker_id = $1', [worker])).rowCount
+  expect(await revocations()).toBe(1)
+  await db.query('select leasehold.tidy()')
+  expect(await revocations()).toBe(0)
+  expect(await outcomesOf(db, lease.taskId)).toEqual(['cancelled'])
+})
+
 test('a checkpoint written while the lease was taken away is dropped', async () => {
   const { worker, lease } = await workerWithLease()
   const [operator, session] = [await database.client(), await database.client()]

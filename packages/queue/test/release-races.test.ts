@@ -137,6 +137,22 @@ test('an exchange that meets the release of its own worker is refused when that 
   expect(await outcomesOf(db, lease.taskId)).toEqual(['lost'])
 })
 
+test('a look that began before its worker was superseded claims nothing', async () => {
+  const worker = await addWorker(db, [stage], { slot: 'looking' })
+  await insertTasks(db, stage, 2)
+  const look = await stoppedAtTheClock(database, (session) =>
+    session.query(
+      `select task_id from leasehold.exchange($1, null, null, null, null, null, $2, '{2}', null, null, null)
+       where task_id is not null`,
+      [worker, [stage]],
+    ),
+  )
+  await addWorker(db, [stage], { slot: 'looking' })
+  expect((await look.resume()).rows).toEqual([])
+  const { rowCount } = await db.query('select from leasehold.ready where stage = $1', [stage])
+  expect(rowCount).toBe(2)
+})
+
 test('a settlement in an open transaction is not overtaken by the release of its worker', async () => {
   const { worker, lease } = await workerWithLease()
   const session = await database.client()

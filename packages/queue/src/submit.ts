@@ -85,9 +85,7 @@ function json(what: string, value: unknown): string {
     if (written !== undefined) return written
   } catch (error) {
     const tooDeep = error instanceof RangeError
-    const why = tooDeep
-      ? 'it is nested too deeply or too large'
-      : (error as Error).message.split('\n')[0]
+    const why = tooDeep ? 'it is nested too deeply or too large' : (error as Error).message.split('\n')[0]
     throw new ValueRefusedError(
       tooDeep ? '54001' : '22023',
       null,

@@ -1318,14 +1318,13 @@ begin
   if not found then
     return 0;
   end if;
-  select coalesce(last_value, 0) into v_last_id from pg_catalog.pg_sequences
-    where schemaname = 'leasehold' and sequencename = 'tasks_id_seq';
+  select last_value into v_last_id from leasehold.tasks_id_seq; -- or the next one, right after a jump
   select coalesce(max(end_id), 0) into v_end from leasehold.partitions;
   if v_last_id >= v_end and v_end > 0 then
     -- The ranges ran out and rows went to the default partition: go on behind them, never below.
     v_end := (v_last_id / v_size + 1) * v_size;
   end if;
-  while v_end < (coalesce(v_last_id, 0) / v_size + 1 + p_ahead) * v_size loop
+  while v_end < (v_last_id / v_size + 1 + p_ahead) * v_size loop
     foreach v_table in array array['tasks', 'attempts', 'task_progress', 'task_checkpoints', 'task_logs'] loop
       execute pg_catalog.format(
         'create table leasehold.%I partition of leasehold.%I for values from (%s) to (%s)',

@@ -45,6 +45,7 @@ async function beatForEver(data: BeatThreadData): Promise<void> {
     idleTimeoutMs: 0,
   })
   const outage = new OutageLog()
+  let outageSaid = false
   let now = new AbortController()
   parentPort!.on('message', () => now.abort()) // "beat now"
   let wedged = false
@@ -68,11 +69,16 @@ async function beatForEver(data: BeatThreadData): Promise<void> {
       })
       if (answer.state === 'live' && renew) state.acknowledge(sentAt)
       const failures = outage.recovered()
-      if (failures > 0) say({ type: 'recovered', failures })
+      if (outageSaid) say({ type: 'recovered', failures })
+      outageSaid = false
       say({ type: 'answer', answer })
-      waitMs = data.beatIntervalMs
+      // A loop that was only late is to lose nothing: as soon as it turns again, its leases are renewed.
+      waitMs = renew ? data.beatIntervalMs : Math.min(data.beatIntervalMs, 1000)
     } catch (error) {
-      if (outage.failed()) say({ type: 'failed', message: (error as Error).message })
+      if (outage.failed()) {
+        outageSaid = true
+        say({ type: 'failed', message: (error as Error).message })
+      }
       waitMs = Math.min(data.beatIntervalMs, retryDelayMs(outage.count))
     }
   }

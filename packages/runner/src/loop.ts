@@ -104,7 +104,7 @@ export class Loop {
         const { moved } = await this.turn()
         if (moved === 0) await this.rest()
         await nextTurn() // handlers that end at once end here, all of them, before the next exchange
-        if (this.pace.saturated && this.assistant === null && !this.settlement.mayHaveStrays)
+        if (this.pace.saturated && this.assistant === null && !this.settlement.strayLookDue)
           this.assistant = this.assist()
       }
       await this.assistant
@@ -117,7 +117,7 @@ export class Loop {
   /** The second exchange: only while looks come back full. */
   private async assist(): Promise<void> {
     try {
-      while (this.pace.saturated && !this.stop.aborted && !this.settlement.mayHaveStrays) {
+      while (this.pace.saturated && !this.stop.aborted && !this.settlement.strayLookDue) {
         const { moved } = await this.turn()
         if (moved === 0) break
         await nextTurn()

@@ -128,3 +128,16 @@ test('a password that is wrong is said at once and never shown', async () => {
   expect(said).toContain('nobody_knows_me')
   expect(said).not.toContain('hunter2')
 })
+
+test('it starts as a login that has the role leasehold_worker and nothing else', async () => {
+  const user = `daemon_${process.pid}`
+  await db.pool.query(`create role ${user} login password 'made-up' in role leasehold_worker`)
+  const url = new URL(db.url)
+  url.username = user
+  url.password = 'made-up'
+  const runner = daemon(['--module', fixture('created'), '--slot', 'least@1'], { DATABASE_URL: url.href })
+  await runner.waitForLine(/"event":"slot.taken"/)
+  runner.kill('SIGTERM')
+  expect(await runner.exit).toEqual({ code: 0, signal: null })
+  await db.pool.query(`drop role ${user}`)
+})

@@ -163,7 +163,9 @@ export class Attempts {
     for (const { task_id, fence, reason } of revoked ?? []) {
       const execution = this.ledger.held.get(task_id)
       if (execution === undefined || execution.fence !== fence) continue
-      execution.abort(new AttemptAborted('cancelled', `the lease was taken away: ${reason}`))
+      if (execution.end !== null)
+        this.ledger.drop(execution) // nothing is left to settle
+      else execution.abort(new AttemptAborted('cancelled', `the lease was taken away: ${reason}`))
     }
   }
 

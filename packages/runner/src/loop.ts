@@ -64,6 +64,7 @@ export class Loop {
   private woken = false
   private wakeUp: (() => void) | null = null
   private assistant: Promise<void> | null = null
+  private fault: Error | null = null
   /** What was the highest fence when each exchange that is under way was sent. */
   private readonly inFlight = new Set<{ readonly above: bigint }>()
   private oldestFence = 1n
@@ -101,6 +102,7 @@ export class Loop {
     try {
       while (!stop.aborted) {
         if (this.settlement.strayLookDue) await this.assistant
+        if (this.fault !== null) throw this.fault
         const { moved } = await this.turn()
         if (moved === 0) await this.rest()
         await nextTurn() // handlers that end at once end here, all of them, before the next exchange
@@ -122,6 +124,9 @@ export class Loop {
         if (moved === 0) break
         await nextTurn()
       }
+    } catch (error) {
+      this.fault = error as Error
+      this.wake()
     } finally {
       this.assistant = null
     }

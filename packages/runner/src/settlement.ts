@@ -178,14 +178,14 @@ export class Settlement {
       this.ledger.endAgain(execution)
       return
     }
-    this.ledger.drop(execution)
+    // It stays held, so that the deadline which ends its lease is still looked for.
     const facts = {
       event: 'settlement.refused',
       taskId: execution.taskId,
       code: error.code,
       message: error.message,
     }
-    this.log.error(facts, 'a task cannot be settled at all; its lease runs out at its deadline')
+    this.log.error(facts, 'a task cannot be settled at all; its lease ends at its deadline')
   }
 
   // ---------------------------------------------------------------------------------------------------- strays

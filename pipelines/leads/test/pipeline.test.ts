@@ -4,7 +4,7 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { runProgress } from '@leasehold/queue'
+import { pauseStage, resumeStage, runProgress } from '@leasehold/queue'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { TestDatabase } from '../../../test/harness/database.ts'
 import {
@@ -124,16 +124,33 @@ describe('a run', () => {
 
   test('lets the rest go once its target is met', async () => {
     const source = await writeDirectory(folder, 'rest.csv', 400)
-    // The target is lowered while the run waits, so that nearly all of its 400 companies are not needed.
+    // The target is lowered while the run waits, so that all but one of its 400 companies are not needed.
     const { runId } = await startRun(database.pool, { target: 200, source })
     await database.pool.query(`update leads.runs set target = 1, candidates = 0 where id = $1`, [runId])
     await database.pool.query(
       `alter table leads.runs drop constraint candidates_are_at_most_twice_the_target`,
     )
+    // Research waits until all companies are there and one of them is a lead: from then on nobody needs the others.
+    await pauseStage(database.pool, 'company_research')
     await work()
+    await expect
+      .poll(async () =>
+        (await runProgress(database.pool, runId)).find((one) => one.stage === 'company_research'),
+      )
+      .toMatchObject({ submitted: 400 })
+    await database.pool.query(
+      `with first as (select min(id) as id from leads.companies where run_id = $1),
+       researched as (
+         insert into leads.research (company_id, run_id, score, signals, scored_by, pms_status, qualified, verdict, fence)
+         select id, $1, 90, '[]', 'rules', 'none seen', true, 'made up', 0 from first),
+       searched as (insert into leads.contact_searches (company_id, run_id, found, fence) select id, $1, true, 0 from first)
+       insert into leads.contacts (company_id, email, position, decision_rank, source, basis, email_status, email_reason)
+       select id, 'office@first.example', 1, 1, 'made up', 'role', 'unknown', 'made up' from first`,
+      [runId],
+    )
+    await resumeStage(database.pool, 'company_research')
     const status = await endOf(database, runId)
-    expect(status.state).toBe('target met')
-    expect(status.researched).toBeLessThan(400)
+    expect(status).toMatchObject({ state: 'target met', researched: 1 })
     const stages = await runProgress(database.pool, runId)
     expect(stages.find((stage) => stage.stage === 'company_research')).toMatchObject({ done: 400, open: 0 })
     expect(await leadsOf(database, runId)).toHaveLength(1)

@@ -200,15 +200,6 @@ begin
 end
 $$;
 
--- The moment before which nothing is released: one TTL after the server started, so that workers which could not beat
--- while it was away get to. A gap of the monitor is the monitor's to respect: see monitor_tick.
-create function leasehold.release_grace_until(p_ttl interval) returns timestamptz
-  language sql stable
-  set search_path = pg_catalog, leasehold, pg_temp
-as $$
-  select pg_catalog.pg_postmaster_start_time() + p_ttl
-$$;
-
 -- Releases dead workers, at most p_limit a call: locks the row (passing over locked ones: a worker in an exchange is
 -- alive), sees expiry again under the lock, ends the worker and moves its tasks on. Idempotent and safe in parallel.
 create function leasehold.release_dead_workers(p_limit integer default 100)

@@ -75,7 +75,7 @@ $$;
 -- The moment before which a worker with this TTL is not released: one TTL after the server started, and one TTL after
 -- a gap in which a live worker may have expired. It beats three times per TTL, so a gap shorter than half of one
 -- cannot have done that. Counted for each worker by its own TTL: a slow one does not hold up the others.
-create or replace function leasehold.release_grace_until(p_ttl interval) returns timestamptz
+create function leasehold.release_grace_until(p_ttl interval) returns timestamptz
   language sql stable
   set search_path = pg_catalog, leasehold, pg_temp
 as $$

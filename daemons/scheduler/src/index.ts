@@ -1,0 +1,3 @@
+/**
+ * What others may know of the scheduler daemon: where its program is, to start it as a process.
+ */

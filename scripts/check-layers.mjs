@@ -68,7 +68,8 @@ const drawers = /\/(utils?|helpers?|common|managers?|types|misc|shared)\.ts$/
 const breaches = []
 const workspaces = globSync('{packages,daemons,pipelines}/*/package.json', { cwd: root }).map((file) => {
   const folder = dirname(file).split(sep).join('/')
-  return { folder, name: JSON.parse(readFileSync(join(root, file), 'utf8')).name }
+  const { name, exports = {} } = JSON.parse(readFileSync(join(root, file), 'utf8'))
+  return { folder, name, doors: Object.keys(exports).map((door) => join(name, door)) }
 })
 const valueImports = new Map()
 
@@ -122,7 +123,8 @@ function checkImport(workspace, where, target, typeOnly, isTest) {
     .join('/')
   const other = workspaces.find(({ name }) => name === vendor)
   if (other !== undefined) {
-    if (target !== vendor) breaches.push(`${where}: imports past the index of ${vendor}`)
+    if (target !== vendor && !other.doors.includes(target))
+      breaches.push(`${where}: imports past the index of ${vendor}`)
     const rule = allowed[workspace.folder] ?? allowed[`${dirname(workspace.folder)}/*`] ?? []
     if (!isTest && other !== workspace && !matches(other.folder, rule)) {
       breaches.push(`${where}: ${workspace.folder} may not import ${other.folder}`)

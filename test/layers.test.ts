@@ -87,6 +87,15 @@ test.each([
   expect(await check(path, code)).toContain(breach)
 })
 
+test('a door that a package opens beside its index may be used', async () => {
+  const exports = { '.': './src/index.ts', './early': './src/early.ts' }
+  await write('packages/service/package.json', JSON.stringify({ name: '@leasehold/service', exports }))
+  expect(await check('daemons/runner/src/a.ts', "import { x } from '@leasehold/service/early'")).toBe('')
+  expect(await check('daemons/runner/src/a.ts', "import { x } from '@leasehold/service/late'")).toContain(
+    'imports past the index',
+  )
+})
+
 test('files that import one another in a circle are found, a circle of types is none', async () => {
   await write('packages/queue/src/b.ts', "/** B. */\nimport { a } from './a.ts'\n")
   expect(await check('packages/queue/src/a.ts', "import { b } from './b.ts'")).toContain(

@@ -14,8 +14,8 @@ beforeEach(async ({ onTestFinished }) => {
   onTestFinished(() => db.drop())
 })
 
-function daemon(env: Record<string, string | undefined>): TestProcess {
-  return spawnProcess({ script: 'daemons/heartbeat-monitor/src/main.ts', env })
+function daemon(env: Record<string, string | undefined>, nodeOptions: readonly string[] = []): TestProcess {
+  return spawnProcess({ script: 'daemons/heartbeat-monitor/src/main.ts', env, nodeOptions })
 }
 
 test('it mails a dead worker through the server that the environment names, and ends with 0 on SIGTERM', async ({
@@ -64,6 +64,13 @@ test('it waits for a database that is away, and ends at once when told to', asyn
   monitor.kill('SIGTERM')
 
   expect(await monitor.exit).toEqual({ code: 0, signal: null })
+})
+
+test('told to end while it is still being loaded, it ends with 0 and has not begun', async () => {
+  const monitor = daemon({ DATABASE_URL: db.url }, ['--import', './test/harness/told-while-loading.ts'])
+
+  expect(await monitor.exit).toEqual({ code: 0, signal: null })
+  expect((await db.pool.query('select from leasehold.monitors')).rowCount).toBe(0)
 })
 
 test('it refuses a database that was never migrated, and says how to', async ({ onTestFinished }) => {

@@ -1,9 +1,9 @@
 /**
  * The runner daemon: wires configuration, log, database, signals and systemd around one runner.
  *
- * It starts before its database answers and outlives every outage; it ends by a signal, by a wrong configuration (exit
- * code 2), by a schema that is not this program's, or because another process has taken its slot (1). One process per
- * slot; systemd or a script starts as many as are wanted. All logic is in @leasehold/runner.
+ * It starts before its database answers and outlives every outage; it ends by a signal or when it is asked to drain (exit
+ * code 0), by a wrong configuration (2), by a schema that is not this program's (1), or because another process has taken
+ * its slot (5). One process per slot; systemd or a script starts as many as are wanted. All logic is in @leasehold/runner.
  */
 import { hostname } from 'node:os'
 import { openPool, resolveDatabase } from '@leasehold/postgres'

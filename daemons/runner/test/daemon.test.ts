@@ -111,6 +111,17 @@ test('a module that fails while it is loaded ends the process with 1', async () 
   expect(said).toContain('this module is broken')
 })
 
+test('told to end while it is still being loaded, it ends with 0 and has taken no slot', async () => {
+  const runner = spawnProcess({
+    script: 'daemons/runner/src/main.ts',
+    args: ['--module', fixture('created'), '--slot', 'early@1'],
+    env: { DATABASE_URL: db.url },
+    nodeOptions: ['--import', './test/harness/told-while-loading.ts'],
+  })
+  expect(await runner.exit).toEqual({ code: 0, signal: null })
+  expect((await db.pool.query("select from leasehold.workers where slot = 'early@1'")).rowCount).toBe(0)
+})
+
 test('a database without the schema is refused with what to run, before anything is claimed', async () => {
   const empty = await createTestDatabase({ empty: true })
   const { code, said } = await refusal(['--module', fixture('created')], { DATABASE_URL: empty.url })

@@ -15,10 +15,12 @@ export const exitCodes = {
   notFound: 3,
   /** All is well and nothing changed: the task had ended, the stage was not paused. */
   nothingDone: 4,
+  /** `leasehold runner`: another process has taken its slot; it must not be started again. */
+  slotTaken: 5,
 } as const
 
 export type ExitCode = (typeof exitCodes)[keyof typeof exitCodes]
 
 /** For the end of every help text. */
 export const exitCodesHelp = `
-Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 not found · 4 nothing to do (e.g. cancel of an ended task)`
+Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 not found · 4 nothing to do (e.g. cancel of an ended task) · 5 the runner's slot was taken by another`

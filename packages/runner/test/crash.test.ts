@@ -202,13 +202,13 @@ test('a main loop that stands still beyond its limit is seen as wedged and loses
   await expectSound(db.pool)
 })
 
-test('a runner whose slot is taken by another process ends with SLOT_TAKEN and changes nothing', async () => {
+test('a runner whose slot is taken by another process ends with SLOT_TAKEN, exit code 5, and changes nothing', async () => {
   const first = await startDaemon(db.url, { stages: ['held'], slot: 'held@1' })
   const [id] = await insertTasks(db.pool, 'held', [{}])
   await first.waitForLine(new RegExp(`^entered held ${id} 1$`))
   const second = await startDaemon(db.url, { stages: ['held'], slot: 'held@1' })
   await second.waitForLine(new RegExp(`^entered held ${id} 1$`))
-  expect(await first.exit).toEqual({ code: 1, signal: null })
+  expect(await first.exit).toEqual({ code: 5, signal: null })
   expect(first.output()).toContain('[SLOT_TAKEN]')
   second.kill('SIGUSR2')
   expect((await endOf(db.pool, id!)).state).toBe('done')

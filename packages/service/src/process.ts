@@ -1,11 +1,25 @@
 /**
  * The life of a process: how main.ts starts, ends, and reacts to signals.
  *
- * Invariant: exit codes mean something: 0 done, 1 failed, 2 wrongly configured. The first SIGTERM or SIGINT drains, the
- * second stops at once. Libraries install no handlers and never exit; they are given an AbortSignal.
+ * Invariant: exit codes mean something (`processExitCodes`). The first SIGTERM or SIGINT drains, the second stops at once.
+ * Libraries install no handlers and never exit; they are given an AbortSignal.
  */
 import { ConfigError, LeaseholdError } from '@leasehold/queue'
 import { writeSync } from 'node:fs'
+
+/**
+ * How a daemon ends. A service manager starts a failed one again; the others it must leave alone
+ * (`RestartPreventExitStatus=2 5`): starting them again changes nothing, or takes a slot away from its new holder.
+ */
+export const processExitCodes = {
+  /** It was told to end, or to drain, and has. */
+  done: 0,
+  failed: 1,
+  /** The arguments or the environment cannot work. */
+  misconfigured: 2,
+  /** Another process has taken its slot. (3 and 4 are answers of `leasehold` commands.) */
+  slotTaken: 5,
+} as const
 
 /** What to do on the first and on the second signal. Neither may throw; they usually abort a signal. */
 export interface ShutdownHandlers {
@@ -42,7 +56,7 @@ export function onShutdown(
  * Runs a program. Its number becomes the exit code once nothing keeps the process alive any more.
  *
  * What it throws is printed to standard error and ends the process at once, whatever is still open: a LeaseholdError by
- * its message, which names the next step, anything else with its stack. Exit code 2 for ConfigError, else 1.
+ * its message, which names the next step, anything else with its stack. The exit code is one of `processExitCodes`.
  */
 export async function runMain(main: () => Promise<number | void>): Promise<void> {
   try {
@@ -50,8 +64,14 @@ export async function runMain(main: () => Promise<number | void>): Promise<void>
     if (typeof code === 'number') process.exitCode = code
   } catch (error) {
     writeSync(2, `${describeFailure(error)}\n`)
-    process.exit(error instanceof ConfigError ? 2 : 1)
+    process.exit(exitCodeOf(error))
   }
+}
+
+function exitCodeOf(error: unknown): number {
+  if (error instanceof ConfigError) return processExitCodes.misconfigured
+  const taken = error instanceof LeaseholdError && error.code === 'SLOT_TAKEN'
+  return taken ? processExitCodes.slotTaken : processExitCodes.failed
 }
 
 function describeFailure(error: unknown): string {

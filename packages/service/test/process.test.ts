@@ -13,6 +13,7 @@ test.each([
   ['three', 3, /^$/],
   ['config', 2, /1 problem:\n {2}SMTP_PORT: is odd\n[^]*\[CONFIG\]\n$/],
   ['known', 1, /^It broke\. Mend it\. \[EXAMPLE\]\n$/],
+  ['taken', 5, /^Slot a@1 was taken\. \[SLOT_TAKEN\]\n$/],
   ['unknown', 1, /TypeError: a bug\n {4}at /],
 ])('a program that ends with %s exits with %i', async (way, code, output) => {
   const child = run(way)

@@ -52,8 +52,8 @@ export function runnerArguments(options: RunnerOptions): string[] {
   ]
 }
 
-/** Daemons end with 0, 1 or 2 and mean the same by it. */
+/** Daemons end with 0, 1, 2 or 5 and mean the same by it. */
 function toExitCode(code: number): ExitCode {
-  if (code === exitCodes.ok || code === exitCodes.usage) return code
+  if (code === exitCodes.ok || code === exitCodes.usage || code === exitCodes.slotTaken) return code
   return exitCodes.failed
 }

@@ -7,6 +7,7 @@ export { cleanJson, cleanText, describeError } from './clean.ts'
 export { type Db, type Tx, inTransaction } from './db.ts'
 export { type Duration, toMs } from './duration.ts'
 export * from './errors.ts'
+export { nearName } from './near.ts'
 export * from './reads/index.ts'
 export {
   type Outcome,

@@ -4,7 +4,7 @@
  * Invariant: whoever holds a `Config` holds values that are complete, in bounds and fit one another; times are in
  * milliseconds. Nothing else in Leasehold looks at an environment. Forms and defaults are in settings.ts.
  */
-import { ConfigError, type ConfigProblem } from '@leasehold/queue'
+import { ConfigError, type ConfigProblem, nearName } from '@leasehold/queue'
 import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { type Settings, parseSettings, secretNames, settingNames } from './settings.ts'
@@ -93,29 +93,12 @@ function unknownNames(environment: Environment): ConfigProblem[] {
   const names = Object.keys(environment).filter((name) => name.startsWith('LEASEHOLD_'))
   const unknown = names.filter((name) => !settingNames.includes(name) && !name.startsWith('LEASEHOLD_TEST_'))
   return unknown.sort().map((name) => {
-    const near = settingNames
-      .map((known) => ({ known, distance: editDistance(name, known) }))
-      .filter(({ distance }) => distance <= 4)
-      .sort((a, b) => a.distance - b.distance)[0]
+    const near = nearName(name, settingNames)
     return {
       name,
-      problem: near ? `is not a setting; did you mean ${near.known}?` : 'is not a setting; remove it',
+      problem: near ? `is not a setting; did you mean ${near}?` : 'is not a setting; remove it',
     }
   })
-}
-
-/** Levenshtein's distance: insertions, deletions and replacements of one character. */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (const [i, left] of a.split('').entries()) {
-    const next = [i + 1]
-    for (const [j, right] of b.split('').entries()) {
-      const replaced = (row[j] ?? 0) + (left === right ? 0 : 1)
-      next.push(Math.min(replaced, (row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1))
-    }
-    row = next
-  }
-  return row.at(-1) ?? 0
 }
 
 /** Values that are right by themselves and wrong together. */

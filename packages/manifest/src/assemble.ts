@@ -1,0 +1,214 @@
+/**
+ * From what a person wrote to what programs get: defaults, absolute paths, slots, and what parts say of each other.
+ *
+ * Invariant: a manifest is answered only when nothing is wrong with it; otherwise every problem is reported at once.
+ */
+import { ConfigError, nearName } from '@leasehold/queue'
+import { dirname, resolve } from 'node:path'
+import type { Manifest, ManifestCommand, ManifestSchedule, ManifestWorker } from './manifest.ts'
+import { Problems } from './problems.ts'
+import { forms, type ScheduleForm, type StageForm, type WorkerForm } from './schema.ts'
+
+interface Parts {
+  readonly stages: Map<string, StageForm | null>
+  readonly workers: Map<string, WorkerForm | null>
+  readonly schedules: Map<string, ScheduleForm | null>
+}
+
+/** Checks a manifest's value and completes it. `file` is absolute. Throws {@link ConfigError} with all problems. */
+export function assemble(value: unknown, file: string): Manifest {
+  const problems = new Problems()
+  const top = problems.read(forms.top, '', value)
+  const given = (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>
+  const read = <S extends Parameters<Problems['read']>[0]>(form: S, place: string) =>
+    new Map(
+      problems
+        .entries(place, given[place])
+        .map(([name, one]) => [name, problems.read(form, `${place}.${name}`, one)]),
+    )
+  const service = problems.read(forms.service, 'service', given['service'] ?? {})
+  const parts = {
+    stages: read(forms.stage, 'stages'),
+    workers: read(forms.worker, 'workers'),
+    schedules: read(forms.schedule, 'schedules'),
+  } as Parts
+  checkStages(parts, service?.secrets ?? null, problems)
+  checkWorkers(parts, problems)
+  checkSchedules(parts, problems)
+  if (top !== null && top.beatInterval * 3 > top.leaseTtl)
+    problems.add(
+      'beatInterval',
+      `is ${top.beatInterval} ms, more than a third of leaseTtl (${top.leaseTtl} ms): two beats may get lost before a lease does`,
+    )
+  if (top === null || service === null || problems.list.length > 0) throw new ConfigError(problems.list)
+  const directory = dirname(file)
+  const stages = parts.stages as Map<string, StageForm>
+  return {
+    file,
+    directory,
+    service,
+    workers: [
+      ...[...stages].map(([name, stage]) => stageWorker(name, stage, parts, directory)),
+      ...[...(parts.workers as Map<string, WorkerForm>)].map(([name, worker]) =>
+        sharedWorker(name, worker, directory),
+      ),
+    ].filter((worker) => worker.slots.length > 0),
+    commands: [...stages].flatMap(([name, stage]) => toCommand(name, stage, directory)),
+    monitors: top.monitors,
+    schedulers: top.schedulers,
+    schedules: [...(parts.schedules as Map<string, ScheduleForm>)].map(([name, one]) =>
+      toSchedule(name, one),
+    ),
+    alerts: top.alerts ?? null,
+    drainTimeoutMs: top.drainTimeout,
+    leaseTtlMs: top.leaseTtl,
+    beatIntervalMs: top.beatInterval,
+    wedgeLimitMs: top.wedgeLimit,
+  }
+}
+
+const commandOnly = ['timeout', 'priority', 'retry', 'limits', 'secrets'] as const
+
+function checkStages({ stages }: Parts, secrets: readonly string[] | null, problems: Problems): void {
+  for (const [name, stage] of stages) {
+    if (stage === null) continue
+    const place = `stages.${name}`
+    if (stage.command === undefined && stage.module === undefined)
+      problems.add(place, 'needs a command (any program) or a module (where its handler is), and has neither')
+    if (stage.command !== undefined && stage.module !== undefined)
+      problems.add(place, 'has a command and a module; a stage is one of the two')
+    for (const setting of stage.module === undefined ? [] : commandOnly) {
+      if (stage[setting] !== undefined)
+        problems.add(
+          `${place}.${setting}`,
+          'is said by the stage itself (defineStage) when it comes from a module',
+        )
+    }
+    const { from = 5000, to = Math.max(30_000, from) } = stage.retry ?? {}
+    if (from > to) problems.add(`${place}.retry`, `from (${from} ms) must not exceed to (${to} ms)`)
+    for (const [index, secret] of (stage.secrets ?? []).entries()) {
+      if (secrets !== null && !secrets.includes(secret))
+        problems.add(
+          `${place}.secrets.${index}`,
+          `'${secret}' is not in service.secrets${didYouMean(secret, secrets)}`,
+        )
+    }
+  }
+}
+
+function checkWorkers({ stages, workers }: Parts, problems: Problems): void {
+  const commands = [...stages].filter(([, stage]) => stage?.command !== undefined).map(([name]) => name)
+  for (const [name, worker] of workers) {
+    const place = `workers.${name}`
+    if (stages.has(name))
+      problems.add(
+        place,
+        `stages.${name} has processes of that name already: the slot ${name}@1 would be there twice`,
+      )
+    for (const [index, stage] of (worker?.stages ?? []).entries()) {
+      const at = `${place}.stages.${index}`
+      if (worker!.stages.indexOf(stage) < index) problems.add(at, `'${stage}' is named twice`)
+      if (stages.get(stage)?.module !== undefined)
+        problems.add(at, `'${stage}' comes from the module of stages.${stage}; leave it to one of the two`)
+      else if (worker!.module === undefined && !stages.has(stage))
+        problems.add(
+          at,
+          `'${stage}' is no command of stages${didYouMean(stage, commands)}, and the worker has no module that could define it`,
+        )
+    }
+  }
+}
+
+function checkSchedules({ stages, workers, schedules }: Parts, problems: Problems): void {
+  const known = [...stages.keys(), ...[...workers.values()].flatMap((worker) => worker?.stages ?? [])]
+  for (const [name, schedule] of schedules) {
+    if (schedule === null) continue
+    const place = `schedules.${name}`
+    if (!known.includes(schedule.stage))
+      problems.add(
+        `${place}.stage`,
+        `no stage '${schedule.stage}' is declared${didYouMean(schedule.stage, known)}`,
+      )
+    if ((schedule.cron === undefined) === (schedule.every === undefined))
+      problems.add(place, `needs cron or every${schedule.cron === undefined ? '' : ', not both'}`)
+  }
+}
+
+function didYouMean(name: string, known: readonly string[]): string {
+  const near = nearName(name, known)
+  return near === null ? '' : ` (did you mean '${near}'?)`
+}
+
+function slotsOf(name: string, instances: number): string[] {
+  return Array.from({ length: instances }, (_, i) => `${name}@${i + 1}`)
+}
+
+function stageWorker(name: string, stage: StageForm, { workers }: Parts, directory: string): ManifestWorker {
+  const shared = [...workers.values()].some((worker) => worker?.stages.includes(name))
+  return {
+    name,
+    slots: slotsOf(name, stage.instances ?? (shared ? 0 : 1)),
+    stages: [name],
+    module: importable(stage.module, directory),
+    command: stage.command ?? null,
+    concurrency: stage.concurrency ?? null,
+    env: stage.env ?? {},
+    directory: resolve(directory, stage.directory ?? '.'),
+  }
+}
+
+function sharedWorker(name: string, worker: WorkerForm, directory: string): ManifestWorker {
+  return {
+    name,
+    slots: slotsOf(name, worker.instances ?? 1),
+    stages: worker.stages,
+    module: importable(worker.module, directory),
+    command: null,
+    concurrency: worker.concurrency ?? null,
+    env: worker.env ?? {},
+    directory: resolve(directory, worker.directory ?? '.'),
+  }
+}
+
+/** Files begin with a dot or a slash; everything else is a package. */
+function importable(module: string | undefined, directory: string): string | null {
+  if (module === undefined) return null
+  return /^\.{0,2}\//.test(module) ? resolve(directory, module) : module
+}
+
+function toCommand(name: string, stage: StageForm, directory: string): ManifestCommand[] {
+  if (stage.command === undefined) return []
+  return [
+    {
+      stage: name,
+      command: stage.command,
+      env: stage.env ?? {},
+      secrets: stage.secrets ?? [],
+      directory: resolve(directory, stage.directory ?? '.'),
+      concurrency: stage.concurrency ?? 1,
+      timeoutMs: stage.timeout ?? null,
+      priority: stage.priority ?? null,
+      retry: {
+        attempts: stage.retry?.attempts ?? null,
+        fromMs: stage.retry?.from ?? null,
+        toMs: stage.retry?.to ?? null,
+      },
+      limits: { perKey: stage.limits?.perKey ?? null, crashes: stage.limits?.crashes ?? null },
+    },
+  ]
+}
+
+function toSchedule(name: string, schedule: ScheduleForm): ManifestSchedule {
+  const { stage, zone, catchUp, enabled } = schedule
+  return {
+    name,
+    stage,
+    cron: schedule.cron ?? null,
+    everyMs: schedule.every ?? null,
+    zone,
+    payload: schedule.payload ?? {},
+    catchUp,
+    jitterMs: schedule.jitter,
+    enabled,
+  }
+}

@@ -1,0 +1,307 @@
+/**
+ * Reading a manifest: what a good one becomes, and that a bad one is refused as a whole, with every place and reason.
+ */
+import { ConfigError } from '@leasehold/queue'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { readManifest } from '@leasehold/manifest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+
+const fixture = fileURLToPath(new URL('./fixtures/leasehold.config.ts', import.meta.url))
+let folder: string
+let written = 0
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'leasehold-manifest-'))
+})
+afterAll(() => rmSync(folder, { recursive: true }))
+
+function write(text: string, kind = '.json'): string {
+  const file = join(folder, `manifest-${(written += 1)}${kind}`)
+  writeFileSync(file, text)
+  return file
+}
+
+const read = (value: unknown) => readManifest(write(JSON.stringify(value)))
+
+/** The problems of a manifest as `place: reason`. */
+async function problemsOf(reading: Promise<unknown>): Promise<string[]> {
+  const error = await reading.then(
+    () => null,
+    (e: unknown) => e,
+  )
+  expect(error).toBeInstanceOf(ConfigError)
+  return (error as ConfigError).problems.map(({ name, problem }) => `${name}: ${problem}`)
+}
+
+describe('a good manifest', () => {
+  test('is completed: slots, absolute paths, milliseconds, defaults', async () => {
+    const manifest = await readManifest(fixture)
+    const directory = dirname(fixture)
+    expect(manifest).toMatchObject({ file: fixture, directory, monitors: 1, schedulers: 2 })
+    expect(manifest).toMatchObject({
+      drainTimeoutMs: 60_000,
+      leaseTtlMs: 90_000,
+      beatIntervalMs: 30_000,
+      wedgeLimitMs: 60_000,
+    })
+    expect(manifest.service).toEqual({
+      user: 'factory',
+      env: { TZ: 'UTC' },
+      secrets: ['DATABASE_URL', 'VERIFY_KEY'],
+    })
+    const [verify, research, newsletter, small] = manifest.workers
+    expect(verify).toEqual({
+      name: 'lead-verify',
+      slots: [1, 2, 3, 4, 5, 6, 7, 8].map((n) => `lead-verify@${n}`),
+      stages: ['lead-verify'],
+      module: null,
+      command: ['node', 'workers/verify.js', '--fast'],
+      concurrency: 2,
+      env: { MODE: 'polite' },
+      directory: join(directory, 'verify'),
+    })
+    expect(research).toMatchObject({
+      module: join(directory, 'stages.ts'),
+      command: null,
+      slots: ['company_research@1', 'company_research@2'],
+    })
+    expect(newsletter).toMatchObject({
+      module: '@leasehold/pipeline-leads',
+      stages: ['high', 'default', 'low'],
+      concurrency: null,
+    })
+    expect(small).toMatchObject({
+      name: 'small',
+      module: null,
+      command: null,
+      stages: ['blog', 'tidy'],
+      slots: ['small@1'],
+    })
+    expect(manifest.workers).toHaveLength(4) // blog and tidy are served by small, and have no process of their own
+    expect(manifest.commands[0]).toMatchObject({
+      stage: 'lead-verify',
+      secrets: ['VERIFY_KEY'],
+      timeoutMs: 300_000,
+      retry: { attempts: 5, fromMs: 5000, toMs: 120_000 },
+      limits: { perKey: 2, crashes: null },
+      priority: null,
+    })
+    expect(manifest.commands[1]).toMatchObject({
+      command: ['sh', '-c', 'node workers/blog.js | tee blog.log'],
+      timeoutMs: null,
+    })
+    expect(manifest.schedules).toEqual([
+      { name: 'daily_blog', stage: 'blog', cron: '0 6 * * *', everyMs: null, zone: 'Europe/London', payload: { topic: 'spring' }, catchUp: 'one', jitterMs: 0, enabled: true }, // prettier-ignore
+      { name: 'tidying', stage: 'tidy', cron: null, everyMs: 900_000, zone: 'UTC', payload: {}, catchUp: 'skip', jitterMs: 30_000, enabled: true }, // prettier-ignore
+    ])
+  })
+
+  test('may be JSON, and may be empty', async () => {
+    expect(await read({})).toMatchObject({
+      workers: [],
+      schedules: [],
+      alerts: null,
+      service: { user: 'leasehold', env: {}, secrets: [] },
+    })
+  })
+
+  test('may leave a stage without a process of its own, on another machine', async () => {
+    const manifest = await read({ stages: { far: { command: 'true', instances: 0 } } })
+    expect(manifest.workers).toEqual([])
+    expect(manifest.commands).toHaveLength(1)
+  })
+})
+
+describe('a file that is no manifest', () => {
+  test.each([
+    [
+      'is missing',
+      join(tmpdir(), 'no-such-folder', 'leasehold.config.ts'),
+      /leasehold\.config\.ts: cannot be read: there is no such file/,
+    ],
+    [
+      'is of another kind',
+      fileURLToPath(new URL('../package.json', import.meta.url)).replace('package.json', 'tsconfig.json'),
+      /extends: is not a setting/,
+    ],
+  ])('%s', async (_what, file, problem) => {
+    expect((await problemsOf(readManifest(file))).join('\n')).toMatch(problem)
+  })
+  test.each([
+    ['is broken JSON', '{ "stages": ', '.json', /cannot be loaded: .*JSON/],
+    ['has a mistake in its code', 'export default {', '.js', /cannot be loaded: /],
+    ['throws', "throw new Error('made-up reason')", '.mjs', /cannot be loaded: made-up reason/],
+    ['has no default export', 'export const stages = {}', '.mjs', /has no default export/],
+    ['is no code at all', 'stages:', '.yaml', /must end in \.ts, \.js or \.json/],
+    ['exports a function', 'export default () => ({})', '.mjs', /manifest: /],
+    ['is null', 'null', '.json', /manifest: /],
+    ['is a list', '[]', '.json', /manifest: /],
+  ])('%s', async (_what, text, kind, problem) => {
+    expect((await problemsOf(readManifest(write(text, kind)))).join('\n')).toMatch(problem)
+  })
+})
+
+describe('a manifest with mistakes', () => {
+  test('names all of them at once, whatever part they are in', async () => {
+    const problems = await problemsOf(
+      read({
+        stage: {},
+        leaseTtl: '1 min',
+        beatInterval: '40 s',
+        stages: { x: { command: 'a', instances: 'eight', timout: 3, retry: { attemps: 3 } }, y: {} },
+        schedules: { s: { stage: 'xx', cron: '0 6 * * *' } },
+      }),
+    )
+    expect(problems).toEqual([
+      'stage: is not a setting; did you mean stages?',
+      "stages.x.instances: must be a whole number from 0 to 1000, not 'eight'",
+      'stages.x.retry.attemps: is not a setting; did you mean attempts?',
+      'stages.x.timout: is not a setting; did you mean timeout?',
+      'stages.y: needs a command (any program) or a module (where its handler is), and has neither',
+      "schedules.s.stage: no stage 'xx' is declared (did you mean 'x'?)",
+      'beatInterval: is 40000 ms, more than a third of leaseTtl (60000 ms): two beats may get lost before a lease does',
+    ])
+  })
+
+  const command = { command: 'node workers/a.js' }
+  test.each<[string, object, string]>([
+    ['a name with a space', { stages: { 'lead verify': command } }, 'stages.lead verify: the name must be'],
+    ['a name with a slash', { stages: { '../etc': command } }, 'stages.../etc: the name must be'],
+    ['a name with an @', { stages: { 'a@1': command } }, 'stages.a@1: the name must be'],
+    ['a name that is too long', { stages: { [`a${'b'.repeat(48)}`]: command } }, 'the name must be'],
+    ['stages that are a list', { stages: [command] }, 'stages: must be an object'],
+    ['a stage that is a text', { stages: { a: 'node a.js' } }, 'stages.a: '],
+    [
+      'a command and a module',
+      { stages: { a: { ...command, module: './a.ts' } } },
+      'stages.a: has a command and a module',
+    ],
+    ['no words', { stages: { a: { command: '  ' } } }, 'stages.a.command: must be'],
+    ['no program', { stages: { a: { command: ['', 'x'] } } }, 'stages.a.command: must begin'],
+    ['a word that is a number', { stages: { a: { command: ['sleep', 5] } } }, '5 is no word'],
+    ['a NUL in a word', { stages: { a: { command: ['a', 'b\0c'] } } }, 'is no word'],
+    ['a pipe without a shell', { stages: { a: { command: 'a | b' } } }, "['sh', '-c', '…']"],
+    ['quotes without a shell', { stages: { a: { command: "echo 'a b'" } } }, "['sh', '-c', '…']"],
+    ['a variable without a shell', { stages: { a: { command: 'echo $HOME' } } }, "'$' would arrive as it is"],
+    [
+      'more instances than sense',
+      { stages: { a: { ...command, instances: 1e9 } } },
+      'stages.a.instances: must be',
+    ],
+    ['half an instance', { stages: { a: { ...command, instances: 1.5 } } }, 'not 1.5'],
+    [
+      'no attempts',
+      { stages: { a: { ...command, retry: { attempts: 0 } } } },
+      'stages.a.retry.attempts: must be',
+    ],
+    [
+      'a pause that shrinks',
+      { stages: { a: { ...command, retry: { from: '1 min', to: '1 s' } } } },
+      'stages.a.retry: from (60000 ms)',
+    ],
+    [
+      'a time without a unit',
+      { stages: { a: { ...command, timeout: '5' } } },
+      "stages.a.timeout: must be a length of time such as '30 s'",
+    ],
+    [
+      'an endless timeout',
+      { stages: { a: { ...command, timeout: '31 d' } } },
+      'stages.a.timeout: must be 1 ms to 30 d',
+    ],
+    [
+      'a timeout for a module',
+      { stages: { a: { module: './a.ts', timeout: '5 s' } } },
+      'stages.a.timeout: is said by the stage itself',
+    ],
+    [
+      'a worker without stages',
+      { workers: { w: { module: 'x', stages: [] } } },
+      'workers.w.stages: must name at least one',
+    ],
+    [
+      'a worker of nothing',
+      { workers: { w: { stages: ['blgo'] } }, stages: { blog: command } },
+      "workers.w.stages.0: 'blgo' is no command of stages (did you mean 'blog'?)",
+    ],
+    [
+      'a stage named twice',
+      { workers: { w: { module: 'x', stages: ['a', 'a'] } } },
+      "workers.w.stages.1: 'a' is named twice",
+    ],
+    [
+      'a slot that is there twice',
+      { stages: { a: command }, workers: { a: { module: 'x', stages: ['b'] } } },
+      'the slot a@1 would be there twice',
+    ],
+    [
+      'a stage from two modules',
+      { stages: { a: { module: './a.ts' } }, workers: { w: { module: 'x', stages: ['a'] } } },
+      'leave it to one of the two',
+    ],
+    [
+      'a password',
+      { service: { env: { SMTP_PASSWORD: 'hunter2' } } },
+      'service.env.SMTP_PASSWORD: looks like a secret',
+    ],
+    [
+      'a key',
+      { stages: { a: { ...command, env: { OPENAI_API_KEY: 'hunter2' } } } },
+      'stages.a.env.OPENAI_API_KEY: looks like a secret',
+    ],
+    [
+      'a database with its password',
+      { service: { env: { DB: 'postgres://me:hunter2@db.example/x' } } },
+      'service.env.DB: looks like a secret',
+    ],
+    ['a slot in the environment', { service: { env: { SLOT_ID: 'x' } } }, 'every process is given its own'],
+    ['a lease in the environment', { service: { env: { LEASEHOLD_LEASE_TTL_MS: '5' } } }, 'write leaseTtl'],
+    [
+      'a variable that is a number',
+      { service: { env: { PORT: 3 } } },
+      'service.env.PORT: must be a text, not 3',
+    ],
+    ['a variable of two lines', { service: { env: { A: 'b\nUser=root' } } }, 'must be one line'],
+    ['a variable without a name', { service: { env: { 'A=B': 'c' } } }, 'is no name of a variable'],
+    [
+      'a secret nobody has',
+      { stages: { a: { ...command, secrets: ['MY_KEY'] } }, service: { secrets: ['MYKEY'] } },
+      "'MY_KEY' is not in service.secrets (did you mean 'MYKEY'?)",
+    ],
+    [
+      'a secret that is a path',
+      { service: { secrets: ['../shadow'] } },
+      'service.secrets.0: must be the name',
+    ],
+    ['a user with options', { service: { user: 'me\nUser=root' } }, 'service.user: must be the name'],
+    [
+      'a schedule without a time',
+      { stages: { a: command }, schedules: { s: { stage: 'a' } } },
+      'schedules.s: needs cron or every',
+    ],
+    [
+      'a schedule with two',
+      { stages: { a: command }, schedules: { s: { stage: 'a', cron: '* * * * *', every: '5 s' } } },
+      'schedules.s: needs cron or every, not both',
+    ],
+    [
+      'a catch-up of its own',
+      { stages: { a: command }, schedules: { s: { stage: 'a', every: '5 s', catchUp: 'most' } } },
+      "must be 'skip', 'one' or 'all', not 'most'",
+    ],
+  ])('%s is refused with its place', async (_what, manifest, expected) => {
+    const problems = await problemsOf(read(manifest))
+    expect(problems.join('\n')).toContain(expected)
+    expect(problems.join('\n')).not.toContain('hunter2')
+  })
+
+  test('a payload that is no JSON is refused', async () => {
+    const file = write(
+      "export default { stages: { a: { command: 'true' } }, schedules: { s: { stage: 'a', every: '5 s', payload: { at: new Date() } } } }",
+      '.mjs',
+    )
+    expect((await problemsOf(readManifest(file))).join('\n')).toContain('schedules.s.payload')
+  })
+})

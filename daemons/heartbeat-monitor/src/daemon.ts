@@ -7,7 +7,15 @@
 import { readFileSync } from 'node:fs'
 import { assertSchema, openPool, resolveDatabase, retryDelayMs, sleep } from '@leasehold/postgres'
 import { SchemaVersionError } from '@leasehold/queue'
-import { type Config, createLogger, notifier, onShutdown, readConfig, runMain } from '@leasehold/service'
+import {
+  beginStart,
+  type Config,
+  createLogger,
+  notifier,
+  onShutdown,
+  readConfig,
+  runMain,
+} from '@leasehold/service'
 import { Contact } from './contact.ts'
 import { type Log, type Look, type Monitor, type MonitorOptions, startMonitor } from './index.ts'
 
@@ -41,13 +49,12 @@ async function watch(stop: AbortSignal): Promise<void> {
   const log = createLogger({ level: config.log.level, name: 'heartbeat-monitor' })
   if (stop.aborted) return
   const systemd = notifier(process.env)
+  const start = beginStart(systemd)
   const database = await resolveDatabase({
     databaseUrl: config.database.url ?? undefined,
     dataDir: config.database.dataDir,
   })
   try {
-    // Ready means "it watches as soon as it can": a database that is away must not let the start of the unit time out.
-    systemd.ready()
     systemd.status('waiting for the database')
     await untilSchemaFits(database.url, log, stop)
     if (stop.aborted) return
@@ -55,7 +62,10 @@ async function watch(stop: AbortSignal): Promise<void> {
       ...monitorOptions(config),
       connectionString: database.url,
       log,
-      onTick: (found) => systemd.status(statusLine(found)),
+      onTick: (found) => {
+        start.ready()
+        systemd.status(statusLine(found))
+      },
     })
     log.info(
       { event: 'monitor.started', monitorId: monitor.id, intervalMs: config.monitor.intervalMs },
@@ -67,7 +77,11 @@ async function watch(stop: AbortSignal): Promise<void> {
     await monitor.stop()
     unfeed()
     log.info({ event: 'monitor.stopped' }, 'monitor stopped')
+  } catch (error) {
+    await start.failed(error, stop)
+    throw error
   } finally {
+    start.end()
     await database.stop()
   }
 }

@@ -9,9 +9,11 @@ import { hostname } from 'node:os'
 import { openPool, resolveDatabase } from '@leasehold/postgres'
 import { type Runner, startRunner } from '@leasehold/runner'
 import {
+  beginStart,
   type Config,
   createLogger,
   type Logger,
+  type Notifier,
   notifier,
   onShutdown,
   readConfig,
@@ -44,22 +46,22 @@ export async function runDaemon(toldBefore: () => boolean): Promise<void> {
   })
 }
 
-async function work(stop: AbortSignal, started: (runner: Runner) => void): Promise<void> {
+async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<void> {
   const given = readArguments(process.argv.slice(2))
   const config = readConfig(process.env, 'runner')
   const log = createLogger({ level: config.log.level, name: 'runner' })
   if (stop.aborted) return
   const systemd = notifier(process.env)
   stop.addEventListener('abort', () => systemd.stopping())
-  const watchdog = new Watchdog(systemd, config.lease.wedgeLimitMs)
+  const watchdog = new Watchdog(systemd)
+  const start = beginStart(systemd)
   const { url: databaseUrl, dataDir } = config.database
   const database = await resolveDatabase({ databaseUrl: databaseUrl ?? undefined, dataDir })
   const pool = openPool({ connectionString: database.url, applicationName: 'leasehold stages', max: 10 })
   try {
-    // Ready means "it works as soon as it can": a database that is away must not let the start of the unit time out.
-    systemd.ready()
     systemd.status('waiting for the database')
-    if (!(await untilSchemaFits(pool, log, () => watchdog.turned(), stop))) return
+    if (!(await untilSchemaFits(pool, log, stop))) return
+    systemd.status('taking the slot')
     const stages = await loadStages(given.module, given.stages, {
       db: pool,
       model: config.model,
@@ -67,10 +69,19 @@ async function work(stop: AbortSignal, started: (runner: Runner) => void): Promi
     })
     const slot = slotFor(given, config, stages.map((stage) => stage.name)) // prettier-ignore
     const runner = await startRunner(
-      { connectionString: database.url, stages, slot, log, version, ...settingsOf(given, config), onTurn: () => watchdog.turned() }, // prettier-ignore
+      {
+        connectionString: database.url,
+        stages,
+        slot,
+        log,
+        version,
+        ...settingsOf(given, config, watchdog),
+        onTurn: () => watchdog.turned(),
+        onBeat: () => start.ready(),
+      },
       stop,
     )
-    started(runner)
+    take(runner)
     if (stop.aborted) void runner.drain()
     stop.addEventListener('abort', () => void runner.drain())
     const telling = setInterval(() => systemd.status(statusLine(runner)), 5000)
@@ -78,9 +89,10 @@ async function work(stop: AbortSignal, started: (runner: Runner) => void): Promi
   } catch (error) {
     if (error === stop.reason) return // told to stop before it had started
     logFault(log, error)
+    await start.failed(error, stop)
     throw error
   } finally {
-    watchdog.close()
+    start.end()
     await Promise.race([
       pool.end().catch(() => {}),
       new Promise((over) => setTimeout(over, lingerMs).unref()),
@@ -98,13 +110,15 @@ function slotFor(given: Arguments, config: Config, stages: string[]): string {
 function settingsOf(
   given: Arguments,
   config: Config,
+  watchdog: Watchdog,
 ): Omit<Parameters<typeof startRunner>[0], 'connectionString' | 'stages' | 'slot' | 'log'> {
   const concurrency = given.concurrency ?? config.runner.concurrency
   const runFilterId = given.run ?? config.runner.runFilter
   return {
     leaseTtlMs: config.lease.ttlMs,
     beatIntervalMs: config.lease.beatIntervalMs,
-    wedgeLimitMs: config.lease.wedgeLimitMs,
+    // The loop turns often enough for the stricter of the two who watch it.
+    wedgeLimitMs: Math.min(config.lease.wedgeLimitMs, watchdog.limitMs),
     maxPollMs: config.runner.pollMs,
     drainTimeoutMs: config.runner.drainTimeoutMs,
     monitorSilentAfterMs: config.monitor.intervalMs * 3,
@@ -113,25 +127,23 @@ function settingsOf(
   }
 }
 
-/** Feeds systemd's watchdog while the main loop turns: one that stands still is killed and started again. */
+/** Feeds systemd's watchdog by the turns of the main loop alone: one that stands still is killed when its time is over. */
 class Watchdog {
-  private turnedAt = performance.now()
-  private readonly feeding: NodeJS.Timeout | null
+  /** After how long without a turn systemd kills; infinite when it does not watch. */
+  readonly limitMs: number
+  private readonly systemd: Notifier
+  private fedAt = -Infinity
 
-  constructor(systemd: ReturnType<typeof notifier>, limitMs: number) {
-    const everyMs = systemd.watchdogIntervalMs
-    const feed = (): void => {
-      if (performance.now() - this.turnedAt < limitMs) systemd.watchdog()
-    }
-    this.feeding = everyMs === null ? null : setInterval(feed, everyMs)
+  constructor(systemd: Notifier) {
+    this.systemd = systemd
+    this.limitMs = systemd.watchdogIntervalMs === null ? Infinity : systemd.watchdogIntervalMs * 2
   }
 
   turned(): void {
-    this.turnedAt = performance.now()
-  }
-
-  close(): void {
-    clearInterval(this.feeding ?? undefined)
+    const now = performance.now()
+    if (now - this.fedAt < Math.min(this.limitMs / 20, 1_000) || this.limitMs === Infinity) return
+    this.fedAt = now
+    this.systemd.watchdog()
   }
 }
 

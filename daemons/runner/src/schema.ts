@@ -9,19 +9,17 @@ import { LeaseholdError } from '@leasehold/queue'
 import type { Logger } from '@leasehold/service'
 
 /**
- * True when the schema fits, false when `stop` aborted before that was known. `tried` is called before each try.
+ * True when the schema fits, false when `stop` aborted before that was known.
  * Throws SchemaVersionError, or the database's own refusal.
  */
 export async function untilSchemaFits(
   pool: Parameters<typeof assertSchema>[0],
   log: Logger,
-  tried: () => void,
   stop: AbortSignal,
 ): Promise<boolean> {
   const outage = new OutageLog()
   const told = aborted(stop)
   while (!stop.aborted) {
-    tried()
     try {
       await Promise.race([assertSchema(pool), told])
       return !stop.aborted

@@ -66,6 +66,8 @@ export class Life {
         stopped: (error) => this.heartStopped(error),
       },
     )
+    // The registration counts as a beat; this one proves the thread and its connection.
+    this.heart.beatNow()
     this.loop = new Loop({
       settings,
       exchangeDb: host.exchangeDb,
@@ -113,6 +115,7 @@ export class Life {
 
   private beatAnswered(answer: BeatAnswer): void {
     if (answer.state !== 'live') return this.lost(answer.reason ?? answer.state)
+    this.host.settings.onBeat?.()
     this.loop.attempts.takeRevocations(answer.revoked)
     if (answer.drain) this.host.drainAsked()
   }

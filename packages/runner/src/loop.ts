@@ -235,6 +235,8 @@ export class Loop {
     const limits = [
       this.pace.restMs(this.draining ? [] : this.capacity.openStages()),
       this.host.leaseLeftMs(),
+      // A loop that turns too rarely would look like one that stands still.
+      this.host.settings.wedgeLimitMs / 4,
     ]
     if (this.ledger.held.size > 0) limits.push(this.glanceInMs())
     const ms = Math.max(1, Math.min(...limits))

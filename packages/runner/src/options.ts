@@ -45,13 +45,15 @@ export interface RunnerOptions {
   readonly handlerConnections?: number
   /** Shown in worker_health. */
   readonly version?: string
-  /** Called once per turn of the main loop, for a watchdog. */
+  /** Called once per turn of the main loop, for a watchdog; at least four times in `wedgeLimitMs`. */
   readonly onTurn?: () => void
+  /** Called when a beat of the heartbeat thread was acknowledged; the first one comes right after the start. */
+  readonly onBeat?: () => void
 }
 
 /** The options with every default filled in. */
-export type Settings = Required<Omit<RunnerOptions, 'runFilterId' | 'onTurn'>> &
-  Pick<RunnerOptions, 'runFilterId' | 'onTurn'> & {
+export type Settings = Required<Omit<RunnerOptions, 'runFilterId' | 'onTurn' | 'onBeat'>> &
+  Pick<RunnerOptions, 'runFilterId' | 'onTurn' | 'onBeat'> & {
     /** Tasks at once of a stage that does not say. */
     readonly stageConcurrency: number
   }

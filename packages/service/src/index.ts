@@ -7,4 +7,4 @@ export { type Config, type ConfigReader, type Environment, type SmtpConfig, read
 export { type Logger, type LoggerOptions, createLogger } from './log.ts'
 export { type ShutdownHandlers, onShutdown, processExitCodes, runMain } from './process.ts'
 export { settingNames } from './settings.ts'
-export { type Notifier, notifier } from './systemd.ts'
+export { type Notifier, type Start, beginStart, notifier } from './systemd.ts'

@@ -7,6 +7,8 @@
  */
 import { execFile } from 'node:child_process'
 import { createRequire } from 'node:module'
+import { setTimeout as delay } from 'node:timers/promises'
+import { ConfigError } from '@leasehold/queue'
 import type { Environment } from './config.ts'
 
 /** One process's line to its service manager. All methods return at once. */
@@ -15,6 +17,8 @@ export interface Notifier {
   /** Half of the time within which systemd wants to hear of us; null when it does not watch. */
   readonly watchdogIntervalMs: number | null
   ready(): void
+  /** Not ready yet and not stuck: the start may take this much longer, counted from now. */
+  extendStart(ms: number): void
   /** One line for `systemctl status`; line breaks and control characters become spaces. */
   status(text: string): void
   watchdog(): void
@@ -34,9 +38,58 @@ export function notifier(environment: Environment, loadSend: () => Send | null =
     via: !socket ? 'none' : library ? 'libsystemd' : 'systemd-notify',
     watchdogIntervalMs: watchdogInterval(environment),
     ready: () => send('READY=1'),
+    extendStart: (ms) => send(`EXTEND_TIMEOUT_USEC=${Math.round(ms * 1_000)}`),
     status: (text) => send(`STATUS=${text.replaceAll(/\p{Cc}+/gu, ' ').slice(0, 200)}`),
     watchdog: () => send('WATCHDOG=1'),
     stopping: () => send('STOPPING=1'),
+  }
+}
+
+const patienceMs = 30_000
+const extendEveryMs = 5_000
+
+/** A start that takes as long as it takes. Each may be called in any state and more than once. */
+export interface Start {
+  /** The process does its work from now on. */
+  ready(): void
+  /** It ends without having been ready, or after it. */
+  end(): void
+  /**
+   * It ends by a fault. Resolves at once when it was ready before; a start that failed is held back for 5 to 10 s or until
+   * `stop` aborts, because systemd would repeat it at once and for ever. Outside of systemd nothing waits.
+   */
+  failed(error: unknown, stop: AbortSignal): Promise<void>
+}
+
+/**
+ * Keeps a start from timing out while it waits for something outside, such as a database that is away. Fed by the main
+ * loop: a start that hangs in itself still times out, after 30 s.
+ */
+export function beginStart(systemd: Notifier): Start {
+  const extend = (): void => systemd.extendStart(patienceMs)
+  extend()
+  const extending = setInterval(extend, extendEveryMs)
+  extending.unref()
+  let state: 'starting' | 'ready' | 'ended' = 'starting'
+  return {
+    ready() {
+      if (state !== 'starting') return
+      state = 'ready'
+      clearInterval(extending)
+      systemd.ready()
+    },
+    end() {
+      state = 'ended'
+      clearInterval(extending)
+    },
+    async failed(error, stop) {
+      const early = state === 'starting'
+      this.end()
+      if (!early || systemd.via === 'none' || error instanceof ConfigError) return
+      extend()
+      systemd.status(`failed: ${(error as Error).message}; ends in a few seconds, to be started again`)
+      await delay(5_000 * (1 + Math.random()), undefined, { signal: stop }).catch(() => {})
+    },
   }
 }
 

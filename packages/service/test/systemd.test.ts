@@ -10,7 +10,7 @@ import { spawnProcess } from '../../../test/harness/processes.ts'
 import { receiveDatagrams } from './datagrams.ts'
 
 const script = 'packages/service/test/fixtures/notify.ts'
-const said = ['READY=1', 'STATUS=two lines', 'WATCHDOG=1', 'STOPPING=1']
+const said = ['EXTEND_TIMEOUT_USEC=30000000', 'READY=1', 'STATUS=two lines', 'WATCHDOG=1', 'STOPPING=1']
 
 let folder: string
 beforeAll(async () => {

@@ -5,6 +5,82 @@ create schema leasehold;
 
 create sequence leasehold.fences as bigint start 1 increment 1 minvalue 1 maxvalue 9223372036854775807;
 
+create table leasehold.alert_channels (
+  channel text not null,
+  enabled boolean default true not null,
+  per_day integer,
+  served_at timestamp with time zone,
+  last_sent_at timestamp with time zone,
+  failing_since timestamp with time zone,
+  failures integer default 0 not null,
+  last_error text,
+  not_before timestamp with time zone,
+  constraint alert_channels_pkey PRIMARY KEY (channel),
+  constraint alert_channel_is_known CHECK ((channel = ANY (ARRAY['email'::text, 'telegram'::text, 'webhook'::text, 'command'::text]))),
+  constraint alert_channel_per_day_is_1_to_100000 CHECK (((per_day >= 1) AND (per_day <= 100000)))
+) with (fillfactor=50);
+
+create table leasehold.alert_news (
+  id bigint generated always as identity not null,
+  channel text not null,
+  incident_id bigint not null,
+  what text not null,
+  minor boolean not null,
+  at timestamp with time zone not null,
+  told_at timestamp with time zone,
+  alert_id bigint,
+  followed boolean default false not null,
+  constraint alert_news_pkey PRIMARY KEY (id),
+  constraint alert_news_incident_id_fkey FOREIGN KEY (incident_id) REFERENCES leasehold.incidents(id) ON DELETE CASCADE,
+  constraint alert_news_told_by_a_message CHECK (((told_at IS NULL) = (alert_id IS NULL))),
+  constraint alert_news_what_is_known CHECK ((what = ANY (ARRAY['opened'::text, 'reminder'::text, 'resolved'::text])))
+);
+CREATE INDEX alert_news_open ON leasehold.alert_news USING btree (incident_id) WHERE ((what = 'opened'::text) AND (NOT followed));
+CREATE INDEX alert_news_reminders ON leasehold.alert_news USING btree (incident_id, channel) WHERE (what = 'reminder'::text);
+CREATE INDEX alert_news_waiting ON leasehold.alert_news USING btree (channel, id) WHERE (told_at IS NULL);
+CREATE UNIQUE INDEX one_opening_and_end_per_channel ON leasehold.alert_news USING btree (incident_id, channel, what) WHERE (what <> 'reminder'::text);
+
+create table leasehold.alert_policy (
+  one_row boolean default true not null,
+  per_day integer default 2 not null,
+  reserve integer default 1 not null,
+  zone text default 'UTC'::text not null,
+  digest_at time without time zone default '08:00:00'::time without time zone not null,
+  quiet_from time without time zone,
+  quiet_until time without time zone,
+  gap interval default '00:01:00'::interval not null,
+  constraint alert_policy_pkey PRIMARY KEY (one_row),
+  constraint alert_digest_is_an_hour_of_the_day CHECK ((digest_at < '24:00:00'::time without time zone)),
+  constraint alert_gap_is_up_to_an_hour CHECK (((gap >= '00:00:00'::interval) AND (gap <= '01:00:00'::interval))),
+  constraint alert_per_day_is_1_to_1000 CHECK (((per_day >= 1) AND (per_day <= 1000))),
+  constraint alert_policy_is_one_row CHECK (one_row),
+  constraint alert_reserve_is_within_per_day CHECK (((reserve >= 0) AND (reserve <= per_day))),
+  constraint digest_is_not_in_quiet_hours CHECK (((quiet_from = quiet_until) OR (NOT
+CASE
+    WHEN (quiet_from < quiet_until) THEN ((digest_at >= quiet_from) AND (digest_at < quiet_until))
+    ELSE ((digest_at >= quiet_from) OR (digest_at < quiet_until))
+END))),
+  constraint quiet_hours_are_not_the_whole_day CHECK (((quiet_from <> quiet_until) AND (quiet_from < '24:00:00'::time without time zone) AND (quiet_until < '24:00:00'::time without time zone))),
+  constraint quiet_hours_have_both_ends CHECK (((quiet_from IS NULL) = (quiet_until IS NULL)))
+);
+CREATE TRIGGER alert_zone_is_known BEFORE INSERT OR UPDATE OF zone ON leasehold.alert_policy FOR EACH ROW EXECUTE FUNCTION leasehold.check_alert_zone();
+
+create table leasehold.alert_rules (
+  kind text not null,
+  tell text default 'now'::text not null,
+  min_age interval default '00:00:00'::interval not null,
+  remind_after interval,
+  channels text[],
+  recovery boolean default true not null,
+  through_quiet boolean default false not null,
+  constraint alert_rules_pkey PRIMARY KEY (kind),
+  constraint alert_min_age_is_up_to_7_days CHECK (((min_age >= '00:00:00'::interval) AND (min_age <= '7 days'::interval))),
+  constraint alert_reminder_is_5_minutes_to_a_year CHECK (((remind_after >= '00:05:00'::interval) AND (remind_after <= '366 days'::interval))),
+  constraint alert_rule_channels_are_known CHECK (((channels <@ ARRAY['email'::text, 'telegram'::text, 'webhook'::text, 'command'::text]) AND (cardinality(channels) > 0) AND (array_position(channels, NULL::text) IS NULL))),
+  constraint alert_rule_kind_is_plain CHECK ((kind ~ '^([a-z][a-z_]{0,47}|\*)$'::text)),
+  constraint alert_tell_is_known CHECK ((tell = ANY (ARRAY['now'::text, 'digest'::text, 'never'::text])))
+);
+
 create table leasehold.alerts (
   id bigint generated always as identity not null,
   channel text default 'email'::text not null,
@@ -17,9 +93,16 @@ create table leasehold.alerts (
   sent_at timestamp with time zone,
   tries integer default 0 not null,
   last_error text,
+  purpose text default 'alert'::text not null,
+  transmission uuid,
+  refused_at timestamp with time zone,
   constraint alerts_pkey PRIMARY KEY (id),
+  constraint alert_goes_to_a_known_channel CHECK ((channel = ANY (ARRAY['email'::text, 'telegram'::text, 'webhook'::text, 'command'::text]))),
+  constraint alert_purpose_is_known CHECK ((purpose = ANY (ARRAY['alert'::text, 'digest'::text]))),
   constraint alert_subject_is_one_line CHECK ((subject !~ '[[:cntrl:]]'::text))
 );
+CREATE INDEX alerts_by_channel ON leasehold.alerts USING btree (channel, id);
+CREATE INDEX alerts_sent ON leasehold.alerts USING btree (channel, sent_at) WHERE (sent_at IS NOT NULL);
 CREATE INDEX alerts_unsent ON leasehold.alerts USING btree (id) WHERE (sent_at IS NULL);
 
 create table leasehold.attempts (
@@ -37,6 +120,14 @@ create table leasehold.attempts (
   constraint attempt_outcome_is_known CHECK (((final AND (outcome = ANY (ARRAY['done'::text, 'dead'::text, 'cancelled'::text]))) OR ((NOT final) AND (outcome = ANY (ARRAY['retry'::text, 'released'::text, 'snoozed'::text, 'lost'::text, 'reopened'::text])))))
 ) partition by RANGE (task_id);
 CREATE INDEX attempts_failed_by_time ON ONLY leasehold.attempts USING btree (ended_at) WHERE (outcome = ANY (ARRAY['dead'::text, 'retry'::text, 'lost'::text]));
+
+create table leasehold.backlog_limits (
+  stage text not null,
+  older_than interval not null,
+  constraint backlog_limits_pkey PRIMARY KEY (stage),
+  constraint backlog_limit_is_a_second_to_a_year CHECK (((older_than >= '00:00:01'::interval) AND (older_than <= '366 days'::interval))),
+  constraint backlog_stage_is_plain CHECK ((stage ~ '^[a-z][a-z0-9_.-]{0,47}$'::text))
+);
 
 create table leasehold.concurrency_keys (
   stage text not null,
@@ -888,6 +979,18 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.alert_rule(p_kind text)
+ RETURNS leasehold.alert_rules
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select coalesce(
+    (select r from leasehold.alert_rules r where r.kind = p_kind),
+    (select r from leasehold.alert_rules r where r.kind = '*'),
+    row(p_kind, 'now', interval '0', null, null, true, false)::leasehold.alert_rules)
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.audit()
  RETURNS TABLE(violation text, task_id bigint, detail text)
  LANGUAGE sql
@@ -991,6 +1094,43 @@ begin
     end if;
   end loop;
   raise exception 'task % kept moving; try again', cancel_task.task_id using errcode = 'serialization_failure';
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.check_alert_zone()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  if not exists (select from pg_catalog.pg_timezone_names z where z.name = new.zone) then
+    raise exception 'there is no time zone ''%''', left(new.zone, 100)
+      using errcode = '22023', hint = 'Name one of pg_timezone_names: Europe/London, America/New_York, UTC …',
+        constraint = 'alert_zone_is_known', table = 'alert_policy', column = 'zone';
+  end if;
+  return new;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.check_change(p_change jsonb, p_known text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_unknown text;
+begin
+  if jsonb_typeof(p_change) is distinct from 'object' then
+    raise exception 'a change is a JSON object, not %', left(coalesce(p_change::text, 'null'), 100)
+      using errcode = '22023', hint = 'Known: ' || array_to_string(p_known, ', ') || '.';
+  end if;
+  select string_agg(left(k, 60), ', ' order by k) into v_unknown
+  from jsonb_object_keys(p_change) k where not k = any (p_known);
+  if v_unknown is not null then
+    raise exception 'there is no setting %', v_unknown
+      using errcode = '22023', hint = 'Known: ' || array_to_string(p_known, ', ') || '.';
+  end if;
 end
 $function$;
 
@@ -2723,6 +2863,105 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.set_alert_channel(p_channel text, p_change jsonb)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_old leasehold.alert_channels;
+  v_new leasehold.alert_channels;
+begin
+  perform leasehold.check_change(p_change, array['enabled', 'per_day']);
+  select * into v_old from leasehold.alert_channels c where c.channel = p_channel for update;
+  if not found then
+    raise exception 'there is no alert channel ''%''', left(p_channel, 60)
+      using errcode = '22023', hint = 'Known: email, telegram, webhook, command.';
+  end if;
+  v_new := jsonb_populate_record(v_old, p_change);
+  if v_new is not distinct from v_old then
+    return false;
+  end if;
+  update leasehold.alert_channels c set enabled = v_new.enabled, per_day = v_new.per_day where c.channel = p_channel;
+  return true;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.set_alert_policy(p_change jsonb)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_old leasehold.alert_policy;
+  v_new leasehold.alert_policy;
+begin
+  perform leasehold.check_change(p_change,
+    array['per_day', 'reserve', 'zone', 'digest_at', 'quiet_from', 'quiet_until', 'gap']);
+  select * into strict v_old from leasehold.alert_policy for update;
+  v_new := jsonb_populate_record(v_old, p_change);
+  if v_new is not distinct from v_old then
+    return false;
+  end if;
+  update leasehold.alert_policy set per_day = v_new.per_day, reserve = v_new.reserve, zone = v_new.zone,
+    digest_at = v_new.digest_at, quiet_from = v_new.quiet_from, quiet_until = v_new.quiet_until, gap = v_new.gap;
+  return true;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.set_alert_rule(p_kind text, p_change jsonb)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_old leasehold.alert_rules;
+  v_new leasehold.alert_rules;
+  v_found boolean;
+begin
+  if p_change is null then
+    delete from leasehold.alert_rules r where r.kind = p_kind;
+    return found;
+  end if;
+  perform leasehold.check_change(p_change,
+    array['tell', 'min_age', 'remind_after', 'channels', 'recovery', 'through_quiet']);
+  select * into v_old from leasehold.alert_rules r where r.kind = p_kind for update;
+  v_found := found;
+  if not v_found then
+    v_old := leasehold.alert_rule('*');
+    v_old.kind := p_kind;
+  end if;
+  v_new := jsonb_populate_record(v_old, p_change);
+  if v_found and v_new is not distinct from v_old then
+    return false;
+  end if;
+  insert into leasehold.alert_rules as r select v_new.*
+  on conflict (kind) do update set tell = excluded.tell, min_age = excluded.min_age, remind_after = excluded.remind_after,
+    channels = excluded.channels, recovery = excluded.recovery, through_quiet = excluded.through_quiet;
+  return true;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.set_backlog_limit(p_stage text, p_older_than interval)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  if p_older_than is null then
+    delete from leasehold.backlog_limits b where b.stage = p_stage;
+    return found;
+  end if;
+  insert into leasehold.backlog_limits as b (stage, older_than) values (p_stage, p_older_than)
+  on conflict (stage) do update set older_than = excluded.older_than where b.older_than <> excluded.older_than;
+  return found;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb DEFAULT NULL::jsonb, error jsonb DEFAULT NULL::jsonb, retry_after interval DEFAULT NULL::interval, retryable boolean DEFAULT true, children jsonb DEFAULT NULL::jsonb)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -3068,6 +3307,10 @@ grant execute on function leasehold.resume_stage(name text) to leasehold_operato
 grant execute on function leasehold.retry_task(task_id bigint) to leasehold_operator;
 grant execute on function leasehold.return_strays(p_worker uuid, p_known bigint[]) to leasehold_worker;
 grant execute on function leasehold.run_now(task_id bigint) to leasehold_operator;
+grant execute on function leasehold.set_alert_channel(p_channel text, p_change jsonb) to leasehold_operator;
+grant execute on function leasehold.set_alert_policy(p_change jsonb) to leasehold_operator;
+grant execute on function leasehold.set_alert_rule(p_kind text, p_change jsonb) to leasehold_operator;
+grant execute on function leasehold.set_backlog_limit(p_stage text, p_older_than interval) to leasehold_operator;
 grant execute on function leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, retry_after interval, retryable boolean, children jsonb) to leasehold_worker;
 grant execute on function leasehold.submit(stage text, payload jsonb, priority integer, run_at timestamp with time zone, key text, run_id text, title text, max_attempts integer, timeout interval, depends_on bigint[], concurrency_key text, meta jsonb, on_key_conflict text) to leasehold_submitter;
 grant execute on function leasehold.write_notes(p_worker uuid, p_notes jsonb) to leasehold_worker;
@@ -3085,8 +3328,13 @@ grant insert on column leasehold.tasks.timeout to leasehold_submitter;
 grant insert on column leasehold.tasks.title to leasehold_submitter;
 grant select on column leasehold.tasks.id to leasehold_submitter;
 grant select on table leasehold.active_leases to leasehold_observer;
+grant select on table leasehold.alert_channels to leasehold_observer;
+grant select on table leasehold.alert_news to leasehold_observer;
+grant select on table leasehold.alert_policy to leasehold_observer;
+grant select on table leasehold.alert_rules to leasehold_observer;
 grant select on table leasehold.alerts to leasehold_observer;
 grant select on table leasehold.attempts to leasehold_observer;
+grant select on table leasehold.backlog_limits to leasehold_observer;
 grant select on table leasehold.database_health to leasehold_observer;
 grant select on table leasehold.dead_workers to leasehold_observer;
 grant select on table leasehold.incidents to leasehold_observer;
@@ -3113,10 +3361,13 @@ grant usage on schema leasehold to leasehold_submitter;
 grant usage on schema leasehold to leasehold_worker;
 revoke execute on function leasehold.advance_floors(p_patience interval, p_step bigint) from public;
 revoke execute on function leasehold.after_end(p_task_ids bigint[], p_outcome text) from public;
+revoke execute on function leasehold.alert_rule(p_kind text) from public;
 revoke execute on function leasehold.audit() from public;
 revoke execute on function leasehold.backoff(p_failures integer, p_min interval, p_max interval) from public;
 revoke execute on function leasehold.below_floors(p_from bigint) from public;
 revoke execute on function leasehold.cancel_task(task_id bigint, reason text) from public;
+revoke execute on function leasehold.check_alert_zone() from public;
+revoke execute on function leasehold.check_change(p_change jsonb, p_known text[]) from public;
 revoke execute on function leasehold.claim(worker_id uuid, stage text, max_tasks integer) from public;
 revoke execute on function leasehold.collect_stragglers() from public;
 revoke execute on function leasehold.compact_run_ledger(p_limit integer) from public;
@@ -3166,6 +3417,10 @@ revoke execute on function leasehold.route_special(p_ids bigint[]) from public;
 revoke execute on function leasehold.route_submitted() from public;
 revoke execute on function leasehold.run_now(task_id bigint) from public;
 revoke execute on function leasehold.sample_depths(p_share real) from public;
+revoke execute on function leasehold.set_alert_channel(p_channel text, p_change jsonb) from public;
+revoke execute on function leasehold.set_alert_policy(p_change jsonb) from public;
+revoke execute on function leasehold.set_alert_rule(p_kind text, p_change jsonb) from public;
+revoke execute on function leasehold.set_backlog_limit(p_stage text, p_older_than interval) from public;
 revoke execute on function leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, retry_after interval, retryable boolean, children jsonb) from public;
 revoke execute on function leasehold.settle_endings(p_worker uuid, p_endings jsonb) from public;
 revoke execute on function leasehold.stands_still(p_task_id bigint) from public;

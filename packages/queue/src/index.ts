@@ -3,6 +3,22 @@
  *
  * Other packages import from this file only, never past it.
  */
+export {
+  type AlertChannel,
+  type AlertChannelInput,
+  type AlertChannelState,
+  type AlertPolicy,
+  type AlertPolicyInput,
+  type AlertRule,
+  type AlertRuleInput,
+  type AlertTelling,
+  type IncidentKindName,
+  alertChannels,
+  alertPolicyProblems,
+  incidentKinds,
+  putAlertPolicy,
+  readAlertPolicy,
+} from './alert-policy.ts'
 export { cleanJson, cleanText, describeError } from './clean.ts'
 export { type Db, type Tx, inTransaction } from './db.ts'
 export { type Duration, toMs } from './duration.ts'

@@ -55,9 +55,8 @@ export function offsetMs(name: string, atMs: number): number {
 export function localTime(name: string, at: Date): string {
   const offset = offsetMs(name, at.getTime())
   const shown = new Date(at.getTime() + offset).toISOString().slice(0, 19).replace('T', ' ')
-  const minutes = Math.abs(offset) / 60_000
-  const two = (n: number): string => String(Math.trunc(n)).padStart(2, '0')
-  return `${shown} ${offset < 0 ? '-' : '+'}${two(minutes / 60)}:${two(minutes % 60)}`
+  const ahead = new Date(Math.abs(offset)).toISOString().slice(11, 16)
+  return `${shown} ${offset < 0 ? '-' : '+'}${ahead}`
 }
 
 /** What is wrong with a zone's name, or null. Offsets such as +02:00 are refused: they have no clock changes to follow. */
@@ -102,9 +101,9 @@ function plain(name: string): string {
 /** Levenshtein's distance. */
 function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (const [i, left] of [...a].entries()) {
+  for (const [i, left] of a.split('').entries()) {
     const next = [i + 1]
-    for (const [j, right] of [...b].entries()) {
+    for (const [j, right] of b.split('').entries()) {
       const replaced = row[j]! + (left === right ? 0 : 1)
       next.push(Math.min(replaced, row[j + 1]! + 1, next[j]! + 1))
     }

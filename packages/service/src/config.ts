@@ -88,10 +88,15 @@ function readCredentials(environment: Environment, problems: ConfigProblem[]): R
   return values
 }
 
-/** A misspelt name would silently leave the default in force. LEASEHOLD_TEST_ belongs to the test suite. */
+/**
+ * A misspelt name would silently leave the default in force. LEASEHOLD_TEST_ belongs to the test suite, LEASEHOLD_TASK_ to
+ * the task whose program calls us.
+ */
 function unknownNames(environment: Environment): ConfigProblem[] {
   const names = Object.keys(environment).filter((name) => name.startsWith('LEASEHOLD_'))
-  const unknown = names.filter((name) => !settingNames.includes(name) && !name.startsWith('LEASEHOLD_TEST_'))
+  const unknown = names.filter(
+    (name) => !settingNames.includes(name) && !/^LEASEHOLD_(TEST|TASK)_/.test(name),
+  )
   return unknown.sort().map((name) => {
     const near = nearName(name, settingNames)
     return {

@@ -1,10 +1,14 @@
 /**
- * What handlers are made of: a model to ask, pages to fetch, names to look up, and the breakers that make failing cheap.
+ * What handlers are made of: a model to ask, pages to fetch, names to look up, programs to run, and the breakers that make
+ * failing cheap.
  *
  * Other packages import from this file only, never past it.
  */
 export { createBreaker } from './breaker.ts'
 export type { Breaker, BreakerOptions } from './breaker.ts'
+export { CommandFailedError, openCommands } from './command/command-stage.ts'
+export type { CommandResult, Commands, CommandStageOptions } from './command/command-stage.ts'
+export { findExecutable } from './command/executable.ts'
 export { isReservedName, openDns } from './dns.ts'
 export type { Dns, DnsOptions, HostAddress, Lookup } from './dns.ts'
 export { createGate } from './gate.ts'

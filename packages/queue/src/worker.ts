@@ -184,6 +184,14 @@ export async function exchange(
   return { receipt, claimed: claimed as ClaimedRow[] }
 }
 
+/**
+ * What is written under a lease locks its worker until the transaction ends. A process or a host that vanishes before its
+ * commit, and with it a connection that nobody closes, would keep a dead worker from being released for as long as TCP
+ * believes in it: hours. So the server ends what is left open for a minute, unless it was told another time.
+ */
+const endWhenLeftOpen = `case current_setting('idle_in_transaction_session_timeout')
+  when '0' then set_config('idle_in_transaction_session_timeout', '60s', true) end`
+
 /** One task's settlement inside the caller's own transaction. False: the lease is gone, roll back. */
 export async function settle(
   tx: Db,
@@ -193,7 +201,7 @@ export async function settle(
 ): Promise<boolean> {
   const { rows } = await tx.query({
     name: 'leasehold_settle_tx',
-    text: exchangeText,
+    text: exchangeText.replace('*', `*, ${endWhenLeftOpen}`),
     rowMode: 'array',
     // promote null: revocations of other leases stay for the loop, which reads its own receipts only.
     values: [workerId, null, null, ending, children, null, null, null, null, null, null],
@@ -205,7 +213,7 @@ export async function settle(
 /** Notes written right away, for a checkpoint. False: the lease is gone. `notes` is a JSON array of {@link Note}. */
 export async function writeNotes(db: Db, workerId: string, notes: string): Promise<boolean> {
   const { rows } = await db.query<{ written: number }>(
-    'select leasehold.write_notes($1, $2::jsonb) as written',
+    `select leasehold.write_notes($1, $2::jsonb) as written, ${endWhenLeftOpen}`,
     [workerId, notes],
   )
   return rows[0]!.written > 0

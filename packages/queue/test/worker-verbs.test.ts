@@ -157,6 +157,33 @@ test('a child that cannot be submitted takes the whole exchange back', async () 
   expect(await stateOf(db, id)).toBe('running')
 })
 
+test('a transaction that has locked its worker and is left open is ended by the server, unless a time was set', async () => {
+  const session = await database.client()
+  const limit = async () =>
+    (
+      await session.query<{ ms: string }>(
+        "select current_setting('idle_in_transaction_session_timeout') as ms",
+      )
+    ).rows[0]!.ms
+  for (const write of [
+    (lease: string) => settle(session, worker, `[{${lease},"outcome":"done"}]`, null),
+    (lease: string) => writeNotes(session, worker, `[{${lease},"kind":"progress","fraction":1}]`),
+  ]) {
+    await submit(db, stage, {})
+    const [row] = await claimed(1)
+    const lease = `"task_id":"${row![0]}","fence":"${row![1]}"`
+    await session.query('begin')
+    expect(await write(lease)).toBe(true)
+    expect(await limit()).toBe('1min')
+    await session.query('rollback')
+    expect(await limit()).toBe('0')
+    await session.query("begin; set local idle_in_transaction_session_timeout = '5s'")
+    expect(await write(lease)).toBe(true)
+    expect(await limit()).toBe('5s')
+    await session.query('rollback')
+  }
+})
+
 test('effects and settlement commit together, or not at all', async () => {
   const id = await submit(db, stage, {})
   const [row] = await claimed(1)

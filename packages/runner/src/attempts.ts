@@ -63,6 +63,8 @@ export class Attempts {
    */
   start(row: ClaimedRow, claimedAt: number, tooLate: boolean): void {
     const { stage, timeoutMs } = this.capacity.of(row[2])
+    const earlier = this.ledger.held.get(row[0])
+    if (earlier !== undefined) this.giveWay(earlier)
     const execution = new Execution(row, stage, timeoutMs, claimedAt, this.around)
     this.capacity.take(row[2])
     this.host.counts.claimed += 1
@@ -75,6 +77,16 @@ export class Attempts {
     if (tooLate) return execution.decline()
     if (execution.deadlineAt < this.earliestDeadline) this.awaitDeadline(execution.deadlineAt)
     execution.running = execution.run()
+  }
+
+  /**
+   * The database has leased its task anew, so its own lease is gone: cancelled and retried before this worker had heard
+   * of it. Out of the ledger it would be neither timed nor told any more, so it is told now.
+   */
+  private giveWay(earlier: Execution): void {
+    if (earlier.end === null)
+      earlier.abort(new AttemptAborted('cancelled', 'the lease was taken away: the task was claimed anew'))
+    else this.ledger.drop(earlier) // what it still has to say will be refused
   }
 
   private ended(execution: Execution): void {

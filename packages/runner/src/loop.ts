@@ -165,9 +165,10 @@ export class Loop {
     const got = wish === null ? null : this.capacity.answered(wish, answer.claimed)
     // An exchange that was under way when the end began may bring tasks still.
     const tooLate = this.draining || this.stop.aborted || host.leaseLeftMs() <= 0
+    // First what was taken away: a task that was cancelled and retried may come back in the same answer.
+    this.attempts.takeRevocations(answer.revoked)
     for (const row of answer.claimed) this.attempts.start(row, sentAt, tooLate)
     if (got !== null && this.pace.looked(wish!, look!, got, answer.dueInMs)) this.woken = true
-    this.attempts.takeRevocations(answer.revoked)
     if (answer.drainAsked) host.drainAsked()
     return { moved: answer.claimed.length }
   }

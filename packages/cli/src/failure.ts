@@ -51,6 +51,16 @@ const advice: Readonly<Record<string, { hint: string; exitCode: ExitCode }>> = {
   DEPENDENCY: { hint: 'look the parent up: npx leasehold show ID', exitCode: exitCodes.failed },
   TASK_HELD_BACK: { hint: 'what holds it: npx leasehold why ID', exitCode: exitCodes.nothingDone },
   SCHEMA_VERSION: { hint: 'compare in detail: npx leasehold doctor', exitCode: exitCodes.failed },
+  DIRECTORY_INVALID: {
+    hint: 'name a CSV file with a header line: npx leasehold start --source FILE',
+    exitCode: exitCodes.usage,
+  },
+  CRITERIA_INVALID: { hint: 'correct the criteria: npx leasehold start --help', exitCode: exitCodes.usage },
+  RUN_NOT_FOUND: { hint: 'all runs: npx leasehold runs', exitCode: exitCodes.notFound },
+  RUN_EXISTS: {
+    hint: 'give the run another name, or look at it: npx leasehold runs',
+    exitCode: exitCodes.failed,
+  },
   EMBEDDED: { hint: 'or use a server of yours: set DATABASE_URL', exitCode: exitCodes.failed },
 }
 

@@ -49,6 +49,8 @@ export type Exchange = {
 }
 
 const CONNECT_TIMEOUT_MS = 4_000
+/** A longer address is no page of a company, and each rule of a robots.txt is matched against it. */
+const MAX_ADDRESS = 2_048
 const READABLE = new Set(['', 'text/html', 'application/xhtml+xml', 'text/plain'])
 
 /** What a lookup found instead of permitted addresses; travels through the connection's error to `failureOf`. */
@@ -85,6 +87,10 @@ export function openExchange(parts: ExchangeParts): Exchange {
 function refusal(parts: ExchangeParts, url: URL): PageRefused | null {
   if (url.protocol !== 'http:' && url.protocol !== 'https:') {
     return { outcome: 'refused', reason: 'address', detail: `scheme ${url.protocol} is not fetched` }
+  }
+  if (url.href.length > MAX_ADDRESS) {
+    const detail = `has ${url.href.length} characters, at most ${MAX_ADDRESS} are fetched`
+    return { outcome: 'refused', reason: 'address', detail }
   }
   if (url.username !== '' || url.password !== '') {
     return { outcome: 'refused', reason: 'address', detail: 'carries a user name or password' }

@@ -244,6 +244,32 @@ describe('manners', () => {
     expect(requests).not.toContain('site.test/no-bots')
   })
 
+  test('a rule with more wildcards than anybody needs forbids more than it says, and allows nothing', async () => {
+    const many = '*a'.repeat(20)
+    handlers = {
+      '/robots.txt': (_q, r) =>
+        r
+          .writeHead(200)
+          .end(`User-agent: *\nDisallow: /forbidden${many}b\nDisallow: /also\nAllow: /also${many}`),
+      [`/forbidden${'a'.repeat(30)}`]: html('secret'),
+      [`/also${'a'.repeat(30)}`]: html('secret'),
+      '/': html('home'),
+    }
+    const web = open()
+    for (const path of ['/forbidden', '/also']) {
+      const outcome = await web.page(at(path + 'a'.repeat(30)))
+      expect(outcome).toMatchObject({ outcome: 'refused', reason: 'robots' })
+    }
+    await expect(web.page(at('/'))).resolves.toMatchObject({ outcome: 'ok' })
+  })
+
+  test('an address that is too long is not asked for, also when a site redirects to it', async () => {
+    handlers = { '/': redirect(`/${'a'.repeat(3_000)}`) }
+    const outcome = await open().page(at('/'))
+    expect(outcome).toMatchObject({ outcome: 'refused', reason: 'address', detail: /2048/ })
+    expect(requests.filter((request) => request.includes('aaa'))).toEqual([])
+  })
+
   test('the rules of a site redirected to are asked too', async () => {
     handlers = {
       '/robots.txt': (q, r) =>

@@ -48,6 +48,17 @@ describe('a page', () => {
     expect(readPage(url, html).lines[0]).toBe('first')
   })
 
+  test('addresses are found side by side, at the edges and never across one another', () => {
+    const long = 'x'.repeat(64)
+    const text = `A.B+c@One.example,d@two.example@three.example;@four.example e@ ${long}y@five.example f@six.e7 g@seven.example`
+    expect(readPage(url, text).emails).toEqual([
+      'a.b+c@one.example',
+      'd@two.example',
+      `${long.slice(1)}y@five.example`,
+      'g@seven.example',
+    ])
+  })
+
   test('what is no HTML gives no facts and no error', () => {
     expect(readPage(url, '').lines).toEqual([])
     expect(readPage(url, '\u0000\u0001<<<>>><a href="http://[">').links).toEqual([])

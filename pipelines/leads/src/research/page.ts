@@ -43,7 +43,8 @@ const INLINE: ReadonlySet<string> = new Set(
     ' ',
   ),
 )
-const ADDRESS = /[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,24}/gi
+const LOCAL = /[\w.!#$%&'*+/=?^`{|}~-]{1,64}$/
+const DOMAIN = /^(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,24}/i
 
 /** Reads `html` as fetched from `url`. */
 export function readPage(url: string, html: string): PageFacts {
@@ -55,7 +56,7 @@ export function readPage(url: string, html: string): PageFacts {
   parser.end()
   const { title, lines, links, hosts, emails, phones, jsonLd } = reader.finish()
   const text = lines.join('\n')
-  for (const address of text.matchAll(ADDRESS)) emails.add(address[0].toLowerCase())
+  for (const address of addressesIn(text)) emails.add(address)
   return {
     url,
     title,
@@ -157,7 +158,7 @@ function noteTarget(base: string, attribs: Readonly<Record<string, string>>, fou
   if (scheme !== null) {
     const value = decode(scheme[2] ?? '').trim()
     if (scheme[1]?.toLowerCase() === 'tel') found.phones.add(value.slice(0, 50))
-    else for (const address of value.matchAll(ADDRESS)) found.emails.add(address[0].toLowerCase())
+    else for (const address of addressesIn(value)) found.emails.add(address)
     return null
   }
   const url = URL.parse(target, base)
@@ -200,6 +201,21 @@ function decode(text: string): string {
   } catch {
     // A stray percent sign: the text as it stands.
     return text
+  }
+}
+
+/**
+ * The addresses in a text, in lower case. Goes from @ to @ and looks a bounded way to both sides: one pattern over the whole
+ * text begins anew at each letter and took 3 s for a megabyte of `a.a.a.`.
+ */
+function* addressesIn(text: string): Generator<string, void, void> {
+  let from = 0
+  for (let at = text.indexOf('@'); at !== -1; at = text.indexOf('@', at + 1)) {
+    const local = LOCAL.exec(text.slice(Math.max(from, at - 64), at))?.[0]
+    const domain = local === undefined ? undefined : DOMAIN.exec(text.slice(at + 1, at + 255))?.[0]
+    if (domain === undefined) continue
+    yield `${local}@${domain}`.toLowerCase()
+    from = at + 1 + domain.length
   }
 }
 

@@ -161,6 +161,27 @@ create table leasehold.floors (
   constraint floors_pkey PRIMARY KEY (stage, lane, floor)
 );
 
+create table leasehold.housekeeping (
+  duty text not null,
+  schedule text not null,
+  period interval not null,
+  known_since timestamp with time zone not null,
+  started_at timestamp with time zone,
+  started_by text,
+  ended_at timestamp with time zone,
+  succeeded_at timestamp with time zone,
+  next_at timestamp with time zone,
+  outcome text,
+  did jsonb,
+  error text,
+  turns bigint default 0 not null,
+  failures_in_a_row integer default 0 not null,
+  constraint housekeeping_pkey PRIMARY KEY (duty),
+  constraint duty_name_is_plain CHECK ((duty ~ '^[a-z][a-z_]{0,47}$'::text)),
+  constraint duty_outcome_is_known CHECK ((outcome = ANY (ARRAY['running'::text, 'done'::text, 'failed'::text]))),
+  constraint duty_period_is_positive CHECK ((period > '00:00:00'::interval))
+) with (fillfactor=50);
+
 create table leasehold.incidents (
   id bigint generated always as identity not null,
   kind text not null,
@@ -236,6 +257,12 @@ create table leasehold.partitions (
   created_at timestamp with time zone default leasehold.clock() not null,
   opened_at timestamp with time zone,
   closed_at timestamp with time zone,
+  last_id bigint,
+  last_ended_at timestamp with time zone,
+  logs_gone_at timestamp with time zone,
+  retired_at timestamp with time zone,
+  tried_at timestamp with time zone,
+  stays_because text,
   constraint partitions_pkey PRIMARY KEY (first_id),
   constraint partition_is_not_empty CHECK ((end_id > first_id)),
   constraint partitions_end_id_key UNIQUE (end_id)
@@ -254,6 +281,29 @@ create table leasehold.ready (
 ) with (autovacuum_vacuum_insert_scale_factor=10, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=10000, vacuum_truncate=off);
 CREATE INDEX ready_by_concurrency_key ON leasehold.ready USING btree (stage, concurrency_key) WHERE (concurrency_key IS NOT NULL);
 CREATE INDEX ready_by_lane ON leasehold.ready USING btree (stage, lane, "position");
+
+create table leasehold.retention (
+  only_row boolean default true not null,
+  keep_tasks interval default '30 days'::interval,
+  keep_logs interval,
+  rotate_every interval,
+  range_ids bigint,
+  keep_workers interval default '30 days'::interval not null,
+  keep_incidents interval default '90 days'::interval not null,
+  keep_monitors interval default '7 days'::interval not null,
+  keep_firings interval default '90 days'::interval not null,
+  constraint retention_pkey PRIMARY KEY (only_row),
+  constraint retention_is_one_row CHECK (only_row),
+  constraint retention_keeps_firings_at_least_1_day CHECK (((keep_firings >= '1 day'::interval) AND (keep_firings <= '100 years'::interval))),
+  constraint retention_keeps_incidents_at_least_1_day CHECK (((keep_incidents >= '1 day'::interval) AND (keep_incidents <= '100 years'::interval))),
+  constraint retention_keeps_logs_at_least_1_minute CHECK (((keep_logs >= '00:01:00'::interval) AND (keep_logs <= '100 years'::interval))),
+  constraint retention_keeps_monitors_at_least_1_day CHECK (((keep_monitors >= '1 day'::interval) AND (keep_monitors <= '100 years'::interval))),
+  constraint retention_keeps_tasks_at_least_1_minute CHECK (((keep_tasks >= '00:01:00'::interval) AND (keep_tasks <= '100 years'::interval))),
+  constraint retention_keeps_workers_at_least_1_day CHECK (((keep_workers >= '1 day'::interval) AND (keep_workers <= '100 years'::interval))),
+  constraint retention_needs_at_most_50_ranges CHECK (((rotate_every * (50)::double precision) >= keep_tasks)),
+  constraint retention_range_is_1000_to_1000000000_ids CHECK (((range_ids >= 1000) AND (range_ids <= 1000000000))),
+  constraint retention_rotates_after_at_least_10_seconds CHECK (((rotate_every >= '00:00:10'::interval) AND (rotate_every <= '10 years'::interval)))
+);
 
 create table leasehold.revocations (
   worker_id uuid not null,
@@ -543,7 +593,7 @@ create view leasehold.database_health as
                     ELSE 'ok'::text
                 END AS "case",
             (count(*))::text AS count,
-            'select leasehold.ensure_partitions(); a running monitor does it.'::text
+            'npx leasehold housekeeping run partitions; a running monitor does it.'::text
            FROM leasehold.partitions p
           WHERE (p.first_id > COALESCE(( SELECT q.last_value
                    FROM pg_sequences q
@@ -557,7 +607,13 @@ create view leasehold.database_health as
             (age(d.datfrozenxid))::text AS age,
             'Autovacuum has to freeze this database soon.'::text
            FROM pg_database d
-          WHERE (d.datname = current_database())) c;
+          WHERE (d.datname = current_database())
+        UNION ALL
+         SELECT s.name,
+            s.status,
+            s.value,
+            s.advice
+           FROM leasehold.storage_health() s(name, status, value, advice)) c;
 
 create view leasehold.dead_workers as
  SELECT id AS worker_id,
@@ -1041,6 +1097,26 @@ CREATE OR REPLACE FUNCTION leasehold.backoff(p_failures integer, p_min interval,
  PARALLEL SAFE
 RETURN (SELECT ((GREATEST(d.least_s, (d.most_s / (2)::double precision)) + (random() * (d.most_s - GREATEST(d.least_s, (d.most_s / (2)::double precision))))) * '00:00:01'::interval) FROM (SELECT (EXTRACT(epoch FROM backoff.p_min))::double precision AS least_s, LEAST((EXTRACT(epoch FROM backoff.p_max))::double precision, ((EXTRACT(epoch FROM backoff.p_min))::double precision * power((2)::double precision, (LEAST(GREATEST(backoff.p_failures, 1), 40))::double precision))) AS most_s) d);
 
+CREATE OR REPLACE FUNCTION leasehold.begin_duty(p_duty text, p_schedule text, p_period interval, p_by text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_next timestamptz := to_timestamp((floor(extract(epoch from v_now) / extract(epoch from p_period)) + 1)
+    * extract(epoch from p_period)::float8);
+begin
+  insert into leasehold.housekeeping as h (duty, schedule, period, known_since, started_at, started_by, next_at, outcome, turns)
+  values (p_duty, p_schedule, p_period, v_now, v_now, p_by, v_next, 'running', 1)
+  on conflict (duty) do update set schedule = excluded.schedule, period = excluded.period, started_at = excluded.started_at,
+    started_by = excluded.started_by, next_at = excluded.next_at, outcome = 'running', turns = h.turns + 1
+  where h.outcome is distinct from 'running' or h.started_at < v_now - interval '5 minutes';
+  return found;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.below_floors(p_from bigint DEFAULT 0)
  RETURNS TABLE(task_id bigint, stage text, lane smallint, ready_position bigint, floor bigint)
  LANGUAGE sql
@@ -1288,6 +1364,49 @@ AS $function$
     and not exists (select from leasehold.monitors n where n.host = m.host and n.started_at > m.ticked_at)
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.delete_strays(p_before timestamp with time zone, p_limit integer DEFAULT 1000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET lock_timeout TO '200ms'
+AS $function$
+declare
+  v_ids bigint[];
+begin
+  perform leasehold.require_read_committed('delete_strays');
+  -- Chosen while nobody waits; what they are is looked at again below, under the lock.
+  select array_agg(x.id) into v_ids from (
+    select t.id from leasehold.tasks_default t
+    cross join lateral (
+      select a.final, a.ended_at from leasehold.attempts a where a.task_id = t.id order by a.fence desc limit 1) e
+    where e.final and e.ended_at < p_before limit p_limit) x;
+  if v_ids is null then
+    return 0;
+  end if;
+  if leasehold.long_holders('leasehold.tasks_default') is not null then
+    return null;
+  end if;
+  begin
+    lock table leasehold.tasks_default in access exclusive mode;
+  exception when lock_not_available then
+    return null;
+  end;
+  select array_agg(x.id) into v_ids from (
+    select t.id from leasehold.tasks_default t
+    cross join lateral (
+      select a.final, a.ended_at from leasehold.attempts a where a.task_id = t.id order by a.fence desc limit 1) e
+    where t.id = any (v_ids) and e.final and e.ended_at < p_before
+      and not exists (select from leasehold.dependencies d where d.parent_id = t.id)) x;
+  delete from leasehold.tasks_default t where t.id = any (v_ids);
+  delete from leasehold.attempts_default a where a.task_id = any (v_ids);
+  delete from leasehold.task_progress_default g where g.task_id = any (v_ids);
+  delete from leasehold.task_checkpoints_default c where c.task_id = any (v_ids);
+  delete from leasehold.task_logs_default l where l.task_id = any (v_ids);
+  return coalesce(cardinality(v_ids), 0);
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.drain_slot(slot text)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -1300,39 +1419,150 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION leasehold.drop_partitions(p_before timestamp with time zone)
- RETURNS bigint[]
+CREATE OR REPLACE FUNCTION leasehold.drop_leftovers()
+ RETURNS text
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
- SET lock_timeout TO '2s'
+ SET lock_timeout TO '200ms'
 AS $function$
 declare
   v_range record;
+  v_parent text;
   v_table text;
-  v_dropped bigint[] := '{}';
+  v_reason text;
 begin
-  perform leasehold.require_read_committed('drop_partitions');
   perform from leasehold.locks where name = 'partitions' for update skip locked;
   if not found then
-    return v_dropped;
+    return null;
   end if;
-  for v_range in
-    select first_id, end_id from leasehold.partitions where closed_at < p_before order by first_id
-  loop
-    -- New rows can no longer appear below the range: ids were allocated past it before closed_at. Submitters that
-    -- were still open then hold locks on tasks, which the drop below waits for.
-    continue when leasehold.range_is_needed(v_range.first_id, v_range.end_id, p_before);
-    execute pg_catalog.format('lock table leasehold.%I, leasehold.%I in access exclusive mode',
-      'tasks_' || v_range.first_id, 'attempts_' || v_range.first_id);
-    continue when leasehold.range_is_needed(v_range.first_id, v_range.end_id, p_before);
-    foreach v_table in array array['tasks', 'attempts', 'task_progress', 'task_checkpoints', 'task_logs'] loop
-      execute pg_catalog.format('drop table leasehold.%I', v_table || '_' || v_range.first_id);
+  for v_range in select p.first_id from leasehold.partitions p where p.retired_at is not null order by p.first_id loop
+    foreach v_parent in array array['attempts', 'task_progress', 'task_checkpoints', 'task_logs'] loop
+      v_table := 'leasehold.' || v_parent || '_' || v_range.first_id;
+      continue when to_regclass(v_table) is null;
+      v_reason := leasehold.long_holders(('leasehold.' || v_parent)::regclass);
+      if v_reason is null then
+        begin
+          execute pg_catalog.format('lock table only leasehold.%I in access exclusive mode', v_parent);
+          execute 'drop table ' || v_table;
+        exception when lock_not_available then
+          v_reason := 'others used its tables without a pause';
+        end;
+      end if;
+      update leasehold.partitions p set stays_because = v_reason, tried_at = leasehold.clock() where p.first_id = v_range.first_id;
+      return case when v_reason is null then v_table end;
     end loop;
-    delete from leasehold.partitions where first_id = v_range.first_id;
-    v_dropped := v_dropped || v_range.first_id;
+    delete from leasehold.partitions p where p.first_id = v_range.first_id;
   end loop;
-  return v_dropped;
+  return null;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.drop_range(p_first_id bigint, p_before timestamp with time zone)
+ RETURNS text
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET lock_timeout TO '200ms'
+AS $function$
+declare
+  v_range leasehold.partitions;
+  v_started timestamptz;
+  v_reason text;
+  v_last_ended timestamptz;
+begin
+  perform leasehold.require_read_committed('drop_range');
+  perform from leasehold.locks where name = 'partitions' for update skip locked;
+  if not found then
+    return 'another process makes or drops ranges right now';
+  end if;
+  select * into v_range from leasehold.partitions p where p.first_id = p_first_id;
+  if not found or v_range.retired_at is not null then
+    return 'there is no such range';
+  elsif v_range.closed_at is null then
+    return 'it takes new tasks';
+  elsif v_range.closed_at >= p_before then
+    return 'it took new tasks until ' || v_range.closed_at;
+  elsif v_range.last_ended_at >= p_before then
+    return 'its last task ended at ' || v_range.last_ended_at;
+  end if;
+
+  v_started := clock_timestamp();
+  v_reason := leasehold.range_holds(v_range.first_id, v_range.end_id);
+  if v_reason is null and clock_timestamp() > v_started + interval '0.2 seconds' then
+    -- The same look has to be taken while everybody waits.
+    v_reason := 'looking for unfinished tasks takes too long: dead rows are in the way, see "oldest transaction" in database_health';
+  end if;
+  v_reason := coalesce(v_reason, leasehold.long_holders('leasehold.tasks'));
+  if v_reason is null then
+    begin
+      execute pg_catalog.format('lock table leasehold.%I in share mode', 'attempts_' || v_range.first_id);
+      execute pg_catalog.format('select max(ended_at) from leasehold.%I', 'attempts_' || v_range.first_id) into v_last_ended;
+      if v_last_ended >= p_before then
+        v_reason := 'its last task ended at ' || v_last_ended;
+      else
+        lock table only leasehold.tasks in access exclusive mode;
+        v_reason := leasehold.range_holds(v_range.first_id, v_range.end_id);
+        if v_reason is null then
+          execute pg_catalog.format('drop table leasehold.%I', 'tasks_' || v_range.first_id);
+        end if;
+      end if;
+    exception when lock_not_available then
+      v_reason := 'others used its tables without a pause';
+    end;
+  end if;
+  update leasehold.partitions p set stays_because = v_reason, tried_at = leasehold.clock(),
+    last_ended_at = coalesce(v_last_ended, p.last_ended_at),
+    retired_at = case when v_reason is null then leasehold.clock() end
+  where p.first_id = v_range.first_id;
+  return v_reason;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.drop_range_logs(p_first_id bigint, p_before timestamp with time zone)
+ RETURNS text
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET lock_timeout TO '200ms'
+AS $function$
+declare
+  v_range leasehold.partitions;
+  v_last_ended timestamptz;
+  v_reason text;
+begin
+  perform leasehold.require_read_committed('drop_range_logs');
+  perform from leasehold.locks where name = 'partitions' for update skip locked;
+  if not found then
+    return 'another process makes or drops ranges right now';
+  end if;
+  select * into v_range from leasehold.partitions p where p.first_id = p_first_id and p.retired_at is null;
+  if not found or v_range.closed_at is null or v_range.closed_at >= p_before then
+    return 'it is not closed for long enough';
+  end if;
+  v_last_ended := v_range.last_ended_at;
+  if v_last_ended is null or v_last_ended < p_before then
+    execute pg_catalog.format('select max(ended_at) from leasehold.%I', 'attempts_' || v_range.first_id) into v_last_ended;
+  end if;
+  if v_last_ended >= p_before then
+    v_reason := 'its last task ended at ' || v_last_ended;
+  else
+    begin
+      execute pg_catalog.format('lock table leasehold.%I, leasehold.%I in access exclusive mode',
+        'task_logs_' || v_range.first_id, 'task_progress_' || v_range.first_id);
+      v_reason := leasehold.range_holds(v_range.first_id, v_range.end_id);
+      if v_reason is null then
+        execute pg_catalog.format('truncate leasehold.%I, leasehold.%I',
+          'task_logs_' || v_range.first_id, 'task_progress_' || v_range.first_id);
+      end if;
+    exception when lock_not_available then
+      v_reason := 'others read its logs';
+    end;
+  end if;
+  update leasehold.partitions p set last_ended_at = v_last_ended, tried_at = leasehold.clock(),
+    logs_gone_at = case when v_reason is null then leasehold.clock() end
+  where p.first_id = v_range.first_id;
+  return v_reason;
 end
 $function$;
 
@@ -1358,6 +1588,19 @@ begin
   end loop;
   return v_previous[length(p_b) + 1];
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.end_duty(p_duty text, p_by text, p_did jsonb, p_error text DEFAULT NULL::text)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  update leasehold.housekeeping h set ended_at = leasehold.clock(), did = p_did, error = p_error,
+    outcome = case when p_error is null then 'done' else 'failed' end,
+    succeeded_at = case when p_error is null then leasehold.clock() else h.succeeded_at end,
+    failures_in_a_row = case when p_error is null then 0 else h.failures_in_a_row + 1 end
+  where h.duty = p_duty and h.started_by = p_by and h.outcome = 'running'
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.end_unleased(p_task_id bigint, p_outcome text, p_error jsonb)
@@ -1448,33 +1691,64 @@ CREATE OR REPLACE FUNCTION leasehold.ensure_partitions(p_ahead integer DEFAULT 2
  SET lock_timeout TO '200ms'
 AS $function$
 declare
-  v_size constant bigint := leasehold.partition_size();
+  v_tables constant text[] := array['task_logs', 'task_progress', 'task_checkpoints', 'attempts', 'tasks'];
+  v_now timestamptz := leasehold.clock();
   v_last_id bigint;
-  v_end bigint;
-  v_made integer := 0;
+  v_used boolean;
+  v_first bigint;
+  v_size bigint;
+  v_ranges integer;
+  v_ids bigint;
+  v_wanted double precision;
+  v_made bigint[] := '{}';
+  v_ends bigint[] := '{}';
   v_table text;
 begin
   perform from leasehold.locks where name = 'partitions' for update skip locked;
   if not found then
     return 0;
   end if;
-  select last_value into v_last_id from leasehold.tasks_id_seq; -- or the next one, right after a jump
-  select coalesce(max(end_id), 0) into v_end from leasehold.partitions;
-  if v_last_id >= v_end and v_end > 0 then
-    -- The ranges ran out and rows went to the default partition: go on behind them, never below.
-    v_end := (v_last_id / v_size + 1) * v_size;
+  select last_value, is_called into v_last_id, v_used from leasehold.tasks_id_seq;
+  update leasehold.partitions p set opened_at = v_now where p.opened_at is null and v_used and p.first_id <= v_last_id;
+  update leasehold.partitions p set closed_at = v_now, last_id = p.end_id - 1
+  where p.closed_at is null and p.end_id <= v_last_id;
+
+  select count(*), coalesce(sum(p.end_id - p.first_id), 0) into v_ranges, v_ids
+  from leasehold.partitions p where p.first_id > v_last_id;
+  v_wanted := leasehold.id_rate() * 600;
+  v_size := leasehold.next_range_size();
+  select coalesce(max(p.end_id), 0) into v_first from leasehold.partitions p;
+  if v_last_id >= v_first and v_first > 0 then
+    -- The ranges ran out and rows went to the default partition: go on behind them with room to spare, never below.
+    v_first := ((v_last_id + 1000000) / leasehold.partition_size() + 1) * leasehold.partition_size();
   end if;
-  while v_end < (v_last_id / v_size + 1 + p_ahead) * v_size loop
-    foreach v_table in array array['tasks', 'attempts', 'task_progress', 'task_checkpoints', 'task_logs'] loop
-      execute pg_catalog.format(
-        'create table leasehold.%I partition of leasehold.%I for values from (%s) to (%s)',
-        v_table || '_' || v_end, v_table, v_end, v_end + v_size);
+  while (v_ranges < p_ahead or v_ids < v_wanted or v_first <= v_last_id) and cardinality(v_made) < 20 loop
+    v_made := v_made || v_first;
+    v_ends := v_ends || (v_first + v_size);
+    foreach v_table in array v_tables loop
+      execute pg_catalog.format('create table leasehold.%I (like leasehold.%I including constraints)', v_table || '_' || v_first, v_table);
     end loop;
-    insert into leasehold.partitions (first_id, end_id) values (v_end, v_end + v_size);
-    v_end := v_end + v_size;
-    v_made := v_made + 1;
+    insert into leasehold.partitions (first_id, end_id, opened_at)
+    values (v_first, v_first + v_size, case when v_used and v_first <= v_last_id then v_now end);
+    if v_first > v_last_id then
+      v_ranges := v_ranges + 1;
+      v_ids := v_ids + v_size;
+    end if;
+    v_first := v_first + v_size;
   end loop;
-  return v_made;
+  if cardinality(v_made) = 0 then
+    return 0;
+  end if;
+  foreach v_table in array v_tables loop
+    execute pg_catalog.format('lock table leasehold.%I in access exclusive mode', v_table || '_default');
+  end loop;
+  foreach v_table in array v_tables loop
+    for i in 1 .. cardinality(v_made) loop
+      execute pg_catalog.format('alter table leasehold.%I attach partition leasehold.%I for values from (%s) to (%s)',
+        v_table, v_table || '_' || v_made[i], v_made[i], v_ends[i]);
+    end loop;
+  end loop;
+  return cardinality(v_made);
 end
 $function$;
 
@@ -1918,6 +2192,34 @@ AS $function$
   from leasehold.attempts a where a.task_id = p_task_id order by a.fence desc limit 1
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.forget_runs(p_after text DEFAULT ''::text, p_limit integer DEFAULT 1000)
+ RETURNS TABLE(forgotten integer, looked_to text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_runs text[];
+begin
+  with recursive run as (
+    (select l.run_id, 1 as nr from leasehold.run_ledger l where l.run_id > p_after order by l.run_id limit 1)
+    union all
+    select n.run_id, run.nr + 1 from run cross join lateral (
+      select l.run_id from leasehold.run_ledger l where l.run_id > run.run_id order by l.run_id limit 1) n
+    where run.nr < p_limit
+  )
+  select array_agg(run.run_id) filter (where not exists (select from leasehold.tasks t where t.run_id = run.run_id)
+      and (select sum(l.submitted) - sum(l.done) - sum(l.dead) - sum(l.cancelled) from leasehold.run_ledger l
+        where l.run_id = run.run_id) = 0),
+    case when count(*) = p_limit then max(run.run_id) end
+  into v_runs, looked_to from run;
+  delete from leasehold.run_ledger l where l.run_id = any (v_runs);
+  forgotten := coalesce(cardinality(v_runs), 0);
+  return next;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.free_child(p_child bigint, p_parent bigint)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -2000,6 +2302,22 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.id_rate()
+ RETURNS double precision
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select coalesce((
+    select sum(coalesce(p.last_id, least(s.last_value, p.end_id)) - p.first_id) / extract(epoch from leasehold.clock() - since.opened_at)
+    from leasehold.partitions p cross join leasehold.tasks_id_seq s
+    where p.first_id >= since.first_id and p.first_id <= s.last_value), 0)
+  from (select 1) one
+  left join lateral (
+    select n.first_id, n.opened_at from leasehold.partitions n
+    where n.opened_at <= leasehold.clock() - interval '1 minute' order by n.first_id desc limit 1) since on true
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.leave(worker_id uuid, reason text DEFAULT 'graceful-shutdown'::text)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -2034,6 +2352,31 @@ begin
   insert into leasehold.concurrency_keys (stage, concurrency_key) values (p_stage, p_key) on conflict do nothing;
   perform from leasehold.concurrency_keys k where k.stage = p_stage and k.concurrency_key = p_key for update skip locked;
   return found;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.long_holders(p_table regclass)
+ RETURNS text
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_seen text[];
+  v_pids text;
+begin
+  select array_agg(l.virtualtransaction) into v_seen from pg_catalog.pg_locks l
+  where l.locktype = 'relation' and l.relation = p_table and l.granted and l.pid is distinct from pg_backend_pid()
+    and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
+  if v_seen is null then
+    return null;
+  end if;
+  perform pg_catalog.pg_sleep(0.25);
+  select string_agg(distinct coalesce(l.pid::text, 'prepared'), ', ') into v_pids from pg_catalog.pg_locks l
+  where l.locktype = 'relation' and l.relation = p_table and l.granted and l.virtualtransaction = any (v_seen)
+    and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
+  return 'a transaction that uses leasehold.' || (select c.relname from pg_catalog.pg_class c where c.oid = p_table)
+    || ' stays open (pid ' || v_pids || ')';
 end
 $function$;
 
@@ -2157,6 +2500,18 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.next_range_size()
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select coalesce(r.range_ids, least(100, greatest(1, ceil(leasehold.id_rate()
+    * 2 * extract(epoch from coalesce(leasehold.range_span(), interval '7 days')) / leasehold.partition_size()
+  )))::bigint * leasehold.partition_size())
+  from leasehold.retention r
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.nudge_keys(p_task_ids bigint[])
  RETURNS void
  LANGUAGE sql
@@ -2229,6 +2584,24 @@ AS $function$
   values (p_kind, p_subject, leasehold.clock(), p_summary, p_details)
   on conflict (kind, subject) where resolved_at is null do nothing
   returning id
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.overdue_housekeeping()
+ RETURNS TABLE(kind text, subject text, summary text, details jsonb)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select 'housekeeping_overdue', h.duty,
+    'housekeeping duty ' || h.duty || case when h.succeeded_at is null then ' has never succeeded'
+      else ' has not succeeded for ' || date_trunc('second', leasehold.clock() - h.succeeded_at)::text end,
+    jsonb_build_object('duty', h.duty, 'schedule', h.schedule, 'succeeded_at', h.succeeded_at, 'started_at', h.started_at,
+      'failures_in_a_row', h.failures_in_a_row, 'error', left(h.error, 500))
+  from leasehold.housekeeping h cross join lateral (select leasehold.clock() - (h.period * 3 + interval '5 minutes') as moment) late
+  where greatest(h.succeeded_at, h.known_since) < late.moment
+    and not exists (select from leasehold.monitor_gaps g where g.ended_at > late.moment)
+    and exists (select from leasehold.monitors m where m.stopped_at is null and m.started_at < late.moment
+      and m.ticked_at > leasehold.clock() - greatest(interval '1 minute', m.interval_ms * 3 * interval '1 millisecond'))
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.partition_size()
@@ -2379,18 +2752,44 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION leasehold.range_is_needed(p_first bigint, p_end bigint, p_before timestamp with time zone)
- RETURNS boolean
+CREATE OR REPLACE FUNCTION leasehold.range_holds(p_first bigint, p_end bigint)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+AS $function$
+declare
+  v_count bigint;
+  v_oldest bigint;
+begin
+  select count(*), min(x.task_id) into v_count, v_oldest
+  from (
+    (select r.task_id from leasehold.ready r where r.task_id >= p_first and r.task_id < p_end order by 1 limit 1001)
+    union all
+    (select s.task_id from leasehold.scheduled s where s.task_id >= p_first and s.task_id < p_end order by 1 limit 1001)
+    union all
+    (select w.task_id from leasehold.waiting w where w.task_id >= p_first and w.task_id < p_end order by 1 limit 1001)
+    union all
+    (select l.task_id from leasehold.leases l where l.task_id >= p_first and l.task_id < p_end order by 1 limit 1001)) x;
+  if v_count > 0 then
+    return case when v_count > 1000 then 'more than 1000' else v_count::text end
+      || case v_count when 1 then ' task of it is unfinished: ' else ' tasks of it are unfinished, the oldest is ' end || v_oldest;
+  end if;
+  select d.parent_id into v_oldest from leasehold.dependencies d
+  where d.parent_id >= p_first and d.parent_id < p_end order by d.parent_id limit 1;
+  return 'a child of task ' || v_oldest || ' has not heard of its end yet';
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.range_span()
+ RETURNS interval
  LANGUAGE sql
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  select exists (select from leasehold.ready where task_id >= p_first and task_id < p_end)
-    or exists (select from leasehold.scheduled where task_id >= p_first and task_id < p_end)
-    or exists (select from leasehold.waiting where task_id >= p_first and task_id < p_end)
-    or exists (select from leasehold.leases where task_id >= p_first and task_id < p_end)
-    or exists (select from leasehold.dependencies where parent_id >= p_first and parent_id < p_end)
-    or exists (select from leasehold.attempts where task_id >= p_first and task_id < p_end and ended_at >= p_before)
+  select coalesce(r.rotate_every, greatest(r.keep_tasks / 6, interval '1 minute')) from leasehold.retention r
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.ready_writers()
@@ -2423,6 +2822,21 @@ AS $function$
     'reason', p_reason,
     'refused', coalesce(to_jsonb(p_done_ids::text[]), '[]')
       || coalesce((select jsonb_agg(e ->> 'task_id') from jsonb_array_elements(p_endings) e), '[]'))::text
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.register_duties(p_duties jsonb)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  delete from leasehold.housekeeping h
+  where h.duty not in (select d.duty from jsonb_to_recordset(p_duties) as d(duty text));
+  insert into leasehold.housekeeping as h (duty, schedule, period, known_since)
+  select d.duty, d.schedule, d.period_ms * interval '1 millisecond', leasehold.clock()
+  from jsonb_to_recordset(p_duties) as d(duty text, schedule text, period_ms bigint)
+  on conflict (duty) do update set schedule = excluded.schedule, period = excluded.period
+  where (h.schedule, h.period) is distinct from (excluded.schedule, excluded.period)
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.register_stage(p_name text, p_priority integer DEFAULT NULL::integer, p_max_attempts integer DEFAULT NULL::integer, p_timeout interval DEFAULT NULL::interval, p_backoff_min interval DEFAULT NULL::interval, p_backoff_max interval DEFAULT NULL::interval, p_max_crashes integer DEFAULT NULL::integer, p_key_limit integer DEFAULT NULL::integer, p_expected_workers integer DEFAULT NULL::integer)
@@ -2557,6 +2971,59 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.retention_plan()
+ RETURNS TABLE(first_id bigint, end_id bigint, opened_at timestamp with time zone, closed_at timestamp with time zone, tasks bigint, bytes bigint, action text, reason text, due_at timestamp with time zone)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_settings leasehold.retention;
+  v_now timestamptz := leasehold.clock();
+  v_range leasehold.partitions;
+  v_ended timestamptz;
+begin
+  select * into v_settings from leasehold.retention;
+  for v_range in select p.* from leasehold.partitions p order by p.first_id loop
+    first_id := v_range.first_id; end_id := v_range.end_id;
+    opened_at := v_range.opened_at; closed_at := v_range.closed_at;
+    due_at := v_range.closed_at + v_settings.keep_tasks;
+    select coalesce(sum(greatest(c.reltuples, pg_stat_get_live_tuples(c.oid), 0)) filter (where c.relname like 'tasks\_%'), 0)::bigint,
+      coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint
+    into tasks, bytes
+    from unnest(array['tasks', 'attempts', 'task_progress', 'task_checkpoints', 'task_logs']) as n(name)
+    join pg_class c on c.oid = to_regclass('leasehold.' || n.name || '_' || v_range.first_id);
+    action := 'keep';
+    if v_range.retired_at is not null then
+      action := 'dropping'; reason := coalesce(v_range.stays_because, 'its tasks are gone, the other tables follow');
+    elsif v_range.opened_at is null then
+      reason := 'ids have not reached it';
+    elsif v_range.closed_at is null then
+      reason := 'it takes new tasks';
+    else
+      reason := leasehold.range_holds(v_range.first_id, v_range.end_id);
+      if reason is null and v_range.closed_at < v_now - least(v_settings.keep_tasks, v_settings.keep_logs) then
+        v_ended := v_range.last_ended_at;
+        if coalesce(v_ended < v_now - least(v_settings.keep_tasks, v_settings.keep_logs), true) then
+          execute pg_catalog.format('select max(ended_at) from leasehold.%I', 'attempts_' || v_range.first_id) into v_ended;
+        end if;
+        due_at := greatest(v_range.closed_at, v_ended) + v_settings.keep_tasks;
+        if due_at <= v_now then
+          action := 'drop';
+        elsif v_range.logs_gone_at is null and greatest(v_range.closed_at, v_ended) + v_settings.keep_logs <= v_now then
+          action := 'drop logs';
+        end if;
+      end if;
+      if action <> 'drop' then
+        reason := coalesce(reason, case when due_at is null then 'tasks are kept for ever' else 'its tasks are kept until ' || due_at end);
+      end if;
+    end if;
+    return next;
+  end loop;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.retry_task(task_id bigint)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -2664,11 +3131,26 @@ begin
   if v_next is null then
     return null;
   end if;
-  update leasehold.partitions set closed_at = leasehold.clock() where closed_at is null and end_id <= v_next;
+  update leasehold.partitions p set closed_at = leasehold.clock(), last_id = least(v_last_id, p.end_id - 1)
+  where p.closed_at is null and p.end_id <= v_next;
   update leasehold.partitions set opened_at = leasehold.clock() where first_id = v_next and opened_at is null;
   perform pg_catalog.setval('leasehold.tasks_id_seq', v_next, false);
   return v_next;
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.rotation_is_due()
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select case
+    when p.first_id is null then exists (select from leasehold.partitions n where n.first_id > s.last_value)
+    else s.last_value > p.first_id and p.opened_at <= leasehold.clock() - leasehold.range_span()
+  end is true
+  from leasehold.tasks_id_seq s
+  left join leasehold.partitions p on p.first_id <= s.last_value and p.end_id > s.last_value
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.route_special(p_ids bigint[])
@@ -2962,6 +3444,32 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.set_retention(p_changes jsonb)
+ RETURNS leasehold.retention
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_known constant text[] := array['keep_tasks', 'keep_logs', 'rotate_every', 'range_ids', 'keep_workers',
+    'keep_incidents', 'keep_monitors', 'keep_firings'];
+  v_unknown text;
+  v_new leasehold.retention;
+begin
+  select k into v_unknown from jsonb_object_keys(p_changes) k where not k = any (v_known) limit 1;
+  if found then
+    raise exception 'retention has no setting %', quote_literal(v_unknown) using errcode = 'invalid_parameter_value',
+      hint = 'There are ' || array_to_string(v_known, ', ') || '.';
+  end if;
+  select * into v_new from leasehold.retention for update;
+  v_new := jsonb_populate_record(v_new, p_changes);
+  update leasehold.retention r set keep_tasks = v_new.keep_tasks, keep_logs = v_new.keep_logs,
+    rotate_every = v_new.rotate_every, range_ids = v_new.range_ids, keep_workers = v_new.keep_workers,
+    keep_incidents = v_new.keep_incidents, keep_monitors = v_new.keep_monitors, keep_firings = v_new.keep_firings;
+  return v_new;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb DEFAULT NULL::jsonb, error jsonb DEFAULT NULL::jsonb, retry_after interval DEFAULT NULL::interval, retryable boolean DEFAULT true, children jsonb DEFAULT NULL::jsonb)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -3096,6 +3604,60 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.storage_health()
+ RETURNS TABLE(name text, status text, value text, advice text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  with relation as materialized (
+    select coalesce(i.inhparent, c.oid)::regclass as base, sum(pg_total_relation_size(c.oid)) as bytes
+    from pg_class c left join pg_inherits i on i.inhrelid = c.oid
+    where c.relnamespace = 'leasehold'::regnamespace and c.relkind = 'r' group by 1
+  ), churning as materialized (
+    select u.relname::text as relname, u.n_dead_tup as dead, u.n_live_tup as live, pg_total_relation_size(u.relid) as bytes
+    from pg_stat_user_tables u
+    where u.schemaname = 'leasehold' and u.relname in ('ready', 'leases', 'scheduled', 'waiting', 'nudges', 'task_keys', 'workers',
+      'sleepers', 'run_ledger', 'floors')
+  ), waiting_ranges as materialized (
+    select p.*, p.closed_at + r.keep_tasks as due_at
+    from leasehold.partitions p cross join leasehold.retention r where p.closed_at is not null
+  )
+  select 'largest tables', 'ok',
+    (select string_agg(replace(x.base::text, 'leasehold.', '') || ' ' || pg_size_pretty(x.bytes), ', ' order by x.bytes desc)
+     from (select * from relation order by bytes desc limit 4) x),
+    'With all partitions and indexes. How long history is kept: npx leasehold retention.'
+  union all
+  select 'dead share', case when coalesce(bool_or(c.bytes > 268435456 and c.dead > 4 * c.live), false) then 'warn' else 'ok' end,
+    coalesce(string_agg(c.relname || ' ' || round(100.0 * c.dead / (c.dead + c.live)) || ' % of '
+      || pg_size_pretty(c.bytes), ', ' order by c.dead desc) filter (where c.dead > 1000), 'nothing worth telling'),
+    'Vacuum does not keep up, or may not: look for old transactions, then for autovacuum_max_workers and its cost limit.'
+  from churning c
+  union all
+  select 'oldest range', 'ok',
+    coalesce((select 'ids from ' || p.first_id || ', taken since ' || date_trunc('second', p.opened_at) from leasehold.partitions p
+      where p.opened_at is not null order by p.first_id limit 1), 'none'),
+    'All ranges and what becomes of them: npx leasehold retention plan.'
+  union all
+  select 'tasks outside of ranges', case when x.n > 0 then 'warn' else 'ok' end, case when x.n > 1000 then 'more than 1000' else x.n::text end,
+    'The ranges had run out. Nothing is lost; ended ones go by and by. See npx leasehold housekeeping for why.'
+  from (select count(*) as n from (select from leasehold.tasks_default limit 1001) y) x
+  union all
+  select 'retention lag',
+    case when min(w.due_at) < leasehold.clock() - greatest(interval '1 hour', (select r.keep_tasks / 4 from leasehold.retention r))
+      then 'warn' else 'ok' end,
+    coalesce((select 'ids from ' || v.first_id || ' stay since ' || date_trunc('second', v.due_at) || ': '
+        || coalesce(v.stays_because, 'not tried yet')
+      from waiting_ranges v where v.due_at < leasehold.clock() order by v.first_id limit 1), 'none'),
+    'End or cancel what is unfinished in it, or wait: npx leasehold retention plan.'
+  from waiting_ranges w
+  union all
+  select 'housekeeping', case when count(*) > 0 then 'bad' else 'ok' end,
+    coalesce(string_agg(o.subject, ', ' order by o.subject) || ' overdue', 'on time'),
+    'What failed: npx leasehold housekeeping.'
+  from leasehold.overdue_housekeeping() o
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.submit(stage text, payload jsonb DEFAULT '{}'::jsonb, priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, key text DEFAULT NULL::text, run_id text DEFAULT NULL::text, title text DEFAULT NULL::text, max_attempts integer DEFAULT NULL::integer, timeout interval DEFAULT NULL::interval, depends_on bigint[] DEFAULT NULL::bigint[], concurrency_key text DEFAULT NULL::text, meta jsonb DEFAULT NULL::jsonb, on_key_conflict text DEFAULT 'error'::text)
  RETURNS bigint
  LANGUAGE plpgsql
@@ -3168,6 +3730,21 @@ AS $function$
   order by e.nr
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.tables_to_vacuum()
+ RETURNS TABLE(name text, dead bigint)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select u.relname::text, u.n_dead_tup
+  from pg_catalog.pg_stat_user_tables u
+  where u.schemaname = 'leasehold' and u.n_dead_tup > greatest(20000, u.n_live_tup)
+    and u.relname in ('ready', 'leases', 'scheduled', 'waiting', 'nudges', 'task_keys', 'dependencies', 'concurrency_keys',
+      'sleepers', 'workers', 'revocations', 'run_ledger', 'floors', 'floor_probes', 'stage_samples')
+    and coalesce(greatest(u.last_vacuum, u.last_autovacuum), '-infinity') < pg_catalog.clock_timestamp() - interval '3 minutes'
+  order by u.n_dead_tup desc
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.take_revocations(p_worker uuid)
  RETURNS jsonb
  LANGUAGE sql
@@ -3192,29 +3769,68 @@ $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.tidy()
  RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select leasehold.tidy_rows()
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.tidy_rows(p_limit integer DEFAULT 10000)
+ RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
+declare
+  v_settings leasehold.retention;
+  v_now timestamptz := leasehold.clock();
+  v_gone jsonb := '{}';
+  v_count bigint;
 begin
+  select * into v_settings from leasehold.retention;
   with idle as (
     select k.ctid as rid from leasehold.concurrency_keys k
     where not exists (select from leasehold.ready r where r.stage = k.stage and r.concurrency_key = k.concurrency_key)
       and not exists (select from leasehold.leases l where l.stage = k.stage and l.concurrency_key = k.concurrency_key)
       and not exists (select from leasehold.waiting w where w.stage = k.stage and w.concurrency_key = k.concurrency_key and not w.for_parents)
       and not exists (select from leasehold.nudges n where n.stage = k.stage and n.concurrency_key = k.concurrency_key)
-    limit 10000 for update skip locked
+    limit p_limit for update skip locked
   )
   delete from leasehold.concurrency_keys k where k.ctid = any (array(select i.rid from idle i));
-  delete from leasehold.workers w where w.ended_at < leasehold.clock() - interval '30 days';
+  get diagnostics v_count = row_count;
+  v_gone := v_gone || jsonb_build_object('concurrency_keys', v_count);
+  delete from leasehold.workers w where w.ctid = any (array(
+    select x.ctid from leasehold.workers x where x.ended_at < v_now - v_settings.keep_workers limit p_limit));
+  get diagnostics v_count = row_count;
+  v_gone := v_gone || jsonb_build_object('workers', v_count);
   -- Left by a cancel that met the end of its worker: nobody will read them.
   delete from leasehold.revocations r
   where not exists (select from leasehold.workers w where w.id = r.worker_id and w.ended_at is null);
-  delete from leasehold.sleepers z where z.wake_until < leasehold.clock() - interval '1 hour';
-  delete from leasehold.incidents i where i.resolved_at < leasehold.clock() - interval '90 days';
-  delete from leasehold.alerts a where a.created_at < leasehold.clock() - interval '90 days';
-  delete from leasehold.monitors m where m.ticked_at < leasehold.clock() - interval '7 days';
-  delete from leasehold.monitor_gaps g where g.ended_at < leasehold.clock() - interval '7 days';
+  get diagnostics v_count = row_count;
+  v_gone := v_gone || jsonb_build_object('revocations', v_count);
+  delete from leasehold.sleepers z where z.wake_until < v_now - interval '1 hour';
+  get diagnostics v_count = row_count;
+  v_gone := v_gone || jsonb_build_object('sleepers', v_count);
+  delete from leasehold.alerts a where a.ctid = any (array(
+    select x.ctid from leasehold.alerts x where x.created_at < v_now - v_settings.keep_incidents limit p_limit));
+  get diagnostics v_count = row_count;
+  v_gone := v_gone || jsonb_build_object('alerts', v_count);
+  delete from leasehold.incidents i where i.ctid = any (array(
+    select x.ctid from leasehold.incidents x where x.resolved_at < v_now - v_settings.keep_incidents limit p_limit));
+  get diagnostics v_count = row_count;
+  v_gone := v_gone || jsonb_build_object('incidents', v_count);
+  delete from leasehold.monitors m where m.ticked_at < v_now - v_settings.keep_monitors;
+  get diagnostics v_count = row_count;
+  v_gone := v_gone || jsonb_build_object('monitors', v_count);
+  delete from leasehold.monitor_gaps g where g.ended_at < v_now - v_settings.keep_monitors;
+  get diagnostics v_count = row_count;
+  v_gone := v_gone || jsonb_build_object('monitor_gaps', v_count);
+  if to_regproc('leasehold.trim_schedule_firings') is not null then
+    execute 'select leasehold.trim_schedule_firings($1, $2)' into v_count using v_settings.keep_firings, p_limit;
+    v_gone := v_gone || jsonb_build_object('schedule_firings', v_count);
+  end if;
+  return (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(v_gone) e where e.value <> '0');
 end
 $function$;
 
@@ -3296,14 +3912,17 @@ grant execute on function leasehold.leave(worker_id uuid, reason text) to leaseh
 grant execute on function leasehold.monitor_silence() to leasehold_observer;
 grant execute on function leasehold.monitor_silence() to leasehold_submitter;
 grant execute on function leasehold.monitor_silence() to leasehold_worker;
+grant execute on function leasehold.overdue_housekeeping() to leasehold_observer;
 grant execute on function leasehold.pause_stage(name text, until timestamp with time zone) to leasehold_operator;
 grant execute on function leasehold.process_nudges(p_stages text[], p_limit integer) to leasehold_worker;
 grant execute on function leasehold.promote_due(p_stages text[], p_limit integer) to leasehold_worker;
+grant execute on function leasehold.range_span() to leasehold_observer;
 grant execute on function leasehold.register_stage(p_name text, p_priority integer, p_max_attempts integer, p_timeout interval, p_backoff_min interval, p_backoff_max interval, p_max_crashes integer, p_key_limit integer, p_expected_workers integer) to leasehold_worker;
 grant execute on function leasehold.register_worker(p_slot text, p_stages text[], p_ttl interval, p_beat_interval interval, p_host text, p_pid integer, p_version text, p_concurrency integer, p_meta jsonb) to leasehold_worker;
 grant execute on function leasehold.release(worker_id uuid, task_id bigint, fence bigint) to leasehold_worker;
 grant execute on function leasehold.release_dead_workers(p_limit integer) to leasehold_worker;
 grant execute on function leasehold.resume_stage(name text) to leasehold_operator;
+grant execute on function leasehold.retention_plan() to leasehold_observer;
 grant execute on function leasehold.retry_task(task_id bigint) to leasehold_operator;
 grant execute on function leasehold.return_strays(p_worker uuid, p_known bigint[]) to leasehold_worker;
 grant execute on function leasehold.run_now(task_id bigint) to leasehold_operator;
@@ -3312,6 +3931,7 @@ grant execute on function leasehold.set_alert_policy(p_change jsonb) to leasehol
 grant execute on function leasehold.set_alert_rule(p_kind text, p_change jsonb) to leasehold_operator;
 grant execute on function leasehold.set_backlog_limit(p_stage text, p_older_than interval) to leasehold_operator;
 grant execute on function leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, retry_after interval, retryable boolean, children jsonb) to leasehold_worker;
+grant execute on function leasehold.storage_health() to leasehold_observer;
 grant execute on function leasehold.submit(stage text, payload jsonb, priority integer, run_at timestamp with time zone, key text, run_id text, title text, max_attempts integer, timeout interval, depends_on bigint[], concurrency_key text, meta jsonb, on_key_conflict text) to leasehold_submitter;
 grant execute on function leasehold.write_notes(p_worker uuid, p_notes jsonb) to leasehold_worker;
 grant insert on column leasehold.tasks.concurrency_key to leasehold_submitter;
@@ -3337,12 +3957,15 @@ grant select on table leasehold.attempts to leasehold_observer;
 grant select on table leasehold.backlog_limits to leasehold_observer;
 grant select on table leasehold.database_health to leasehold_observer;
 grant select on table leasehold.dead_workers to leasehold_observer;
+grant select on table leasehold.housekeeping to leasehold_observer;
 grant select on table leasehold.incidents to leasehold_observer;
 grant select on table leasehold.invariant_violations to leasehold_observer;
 grant select on table leasehold.monitors to leasehold_observer;
 grant select on table leasehold.open_incidents to leasehold_observer;
+grant select on table leasehold.partitions to leasehold_observer;
 grant select on table leasehold.ready to leasehold_observer;
 grant select on table leasehold.recent_failures to leasehold_observer;
+grant select on table leasehold.retention to leasehold_observer;
 grant select on table leasehold.run_progress to leasehold_observer;
 grant select on table leasehold.run_progress to leasehold_submitter;
 grant select on table leasehold.scheduled to leasehold_observer;
@@ -3364,6 +3987,7 @@ revoke execute on function leasehold.after_end(p_task_ids bigint[], p_outcome te
 revoke execute on function leasehold.alert_rule(p_kind text) from public;
 revoke execute on function leasehold.audit() from public;
 revoke execute on function leasehold.backoff(p_failures integer, p_min interval, p_max interval) from public;
+revoke execute on function leasehold.begin_duty(p_duty text, p_schedule text, p_period interval, p_by text) from public;
 revoke execute on function leasehold.below_floors(p_from bigint) from public;
 revoke execute on function leasehold.cancel_task(task_id bigint, reason text) from public;
 revoke execute on function leasehold.check_alert_zone() from public;
@@ -3372,9 +3996,13 @@ revoke execute on function leasehold.claim(worker_id uuid, stage text, max_tasks
 revoke execute on function leasehold.collect_stragglers() from public;
 revoke execute on function leasehold.compact_run_ledger(p_limit integer) from public;
 revoke execute on function leasehold.current_conditions(p_wedge interval, p_lonely interval, p_silent interval) from public;
+revoke execute on function leasehold.delete_strays(p_before timestamp with time zone, p_limit integer) from public;
 revoke execute on function leasehold.drain_slot(slot text) from public;
-revoke execute on function leasehold.drop_partitions(p_before timestamp with time zone) from public;
+revoke execute on function leasehold.drop_leftovers() from public;
+revoke execute on function leasehold.drop_range(p_first_id bigint, p_before timestamp with time zone) from public;
+revoke execute on function leasehold.drop_range_logs(p_first_id bigint, p_before timestamp with time zone) from public;
 revoke execute on function leasehold.edit_distance(p_a text, p_b text) from public;
+revoke execute on function leasehold.end_duty(p_duty text, p_by text, p_did jsonb, p_error text) from public;
 revoke execute on function leasehold.end_unleased(p_task_id bigint, p_outcome text, p_error jsonb) from public;
 revoke execute on function leasehold.end_worker(p_worker uuid, p_reason text) from public;
 revoke execute on function leasehold.ensure_partitions(p_ahead integer) from public;
@@ -3383,26 +4011,33 @@ revoke execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[]
 revoke execute on function leasehold.expire_deadlines(p_slack interval, p_limit integer) from public;
 revoke execute on function leasehold.explain_task(task_id bigint) from public;
 revoke execute on function leasehold.final_outcome(p_task_id bigint) from public;
+revoke execute on function leasehold.forget_runs(p_after text, p_limit integer) from public;
 revoke execute on function leasehold.free_child(p_child bigint, p_parent bigint) from public;
 revoke execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) from public;
+revoke execute on function leasehold.id_rate() from public;
 revoke execute on function leasehold.leave(worker_id uuid, reason text) from public;
 revoke execute on function leasehold.lock_key(p_stage text, p_key text) from public;
+revoke execute on function leasehold.long_holders(p_table regclass) from public;
 revoke execute on function leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer, p_away interval) from public;
 revoke execute on function leasehold.monitor_leave(p_monitor uuid) from public;
 revoke execute on function leasehold.monitor_silence() from public;
 revoke execute on function leasehold.monitor_tick(p_wedge interval, p_lonely interval, p_silent interval, p_budget interval) from public;
+revoke execute on function leasehold.next_range_size() from public;
 revoke execute on function leasehold.nudge_keys(p_task_ids bigint[]) from public;
 revoke execute on function leasehold.open_deaths(p_limit integer) from public;
 revoke execute on function leasehold.open_incident(p_kind text, p_subject text, p_summary text, p_details jsonb) from public;
+revoke execute on function leasehold.overdue_housekeeping() from public;
 revoke execute on function leasehold.partition_size() from public;
 revoke execute on function leasehold.pause_stage(name text, until timestamp with time zone) from public;
 revoke execute on function leasehold.process_nudges(p_stages text[], p_limit integer) from public;
 revoke execute on function leasehold.process_nudges_if_allowed(p_task_id bigint) from public;
 revoke execute on function leasehold.promote_due(p_stages text[], p_limit integer) from public;
 revoke execute on function leasehold.raise_unknown_stage(p_stage text) from public;
-revoke execute on function leasehold.range_is_needed(p_first bigint, p_end bigint, p_before timestamp with time zone) from public;
+revoke execute on function leasehold.range_holds(p_first bigint, p_end bigint) from public;
+revoke execute on function leasehold.range_span() from public;
 revoke execute on function leasehold.ready_writers() from public;
 revoke execute on function leasehold.receipt_of_the_dead(p_expires_at timestamp with time zone, p_ended_at timestamp with time zone, p_reason text, p_done_ids bigint[], p_endings jsonb) from public;
+revoke execute on function leasehold.register_duties(p_duties jsonb) from public;
 revoke execute on function leasehold.register_stage(p_name text, p_priority integer, p_max_attempts integer, p_timeout interval, p_backoff_min interval, p_backoff_max interval, p_max_crashes integer, p_key_limit integer, p_expected_workers integer) from public;
 revoke execute on function leasehold.register_worker(p_slot text, p_stages text[], p_ttl interval, p_beat_interval interval, p_host text, p_pid integer, p_version text, p_concurrency integer, p_meta jsonb) from public;
 revoke execute on function leasehold.release(worker_id uuid, task_id bigint, fence bigint) from public;
@@ -3410,9 +4045,11 @@ revoke execute on function leasehold.release_dead_workers(p_limit integer) from 
 revoke execute on function leasehold.release_grace_until(p_ttl interval) from public;
 revoke execute on function leasehold.require_read_committed(p_what text) from public;
 revoke execute on function leasehold.resume_stage(name text) from public;
+revoke execute on function leasehold.retention_plan() from public;
 revoke execute on function leasehold.retry_task(task_id bigint) from public;
 revoke execute on function leasehold.return_strays(p_worker uuid, p_known bigint[]) from public;
 revoke execute on function leasehold.rotate_partitions() from public;
+revoke execute on function leasehold.rotation_is_due() from public;
 revoke execute on function leasehold.route_special(p_ids bigint[]) from public;
 revoke execute on function leasehold.route_submitted() from public;
 revoke execute on function leasehold.run_now(task_id bigint) from public;
@@ -3421,13 +4058,17 @@ revoke execute on function leasehold.set_alert_channel(p_channel text, p_change 
 revoke execute on function leasehold.set_alert_policy(p_change jsonb) from public;
 revoke execute on function leasehold.set_alert_rule(p_kind text, p_change jsonb) from public;
 revoke execute on function leasehold.set_backlog_limit(p_stage text, p_older_than interval) from public;
+revoke execute on function leasehold.set_retention(p_changes jsonb) from public;
 revoke execute on function leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, retry_after interval, retryable boolean, children jsonb) from public;
 revoke execute on function leasehold.settle_endings(p_worker uuid, p_endings jsonb) from public;
 revoke execute on function leasehold.stands_still(p_task_id bigint) from public;
+revoke execute on function leasehold.storage_health() from public;
 revoke execute on function leasehold.submit(stage text, payload jsonb, priority integer, run_at timestamp with time zone, key text, run_id text, title text, max_attempts integer, timeout interval, depends_on bigint[], concurrency_key text, meta jsonb, on_key_conflict text) from public;
 revoke execute on function leasehold.submit_children(p_children jsonb, p_parents bigint[]) from public;
+revoke execute on function leasehold.tables_to_vacuum() from public;
 revoke execute on function leasehold.take_revocations(p_worker uuid) from public;
 revoke execute on function leasehold.task_extra(p_task leasehold.tasks, p_crashes smallint) from public;
 revoke execute on function leasehold.tidy() from public;
+revoke execute on function leasehold.tidy_rows(p_limit integer) from public;
 revoke execute on function leasehold.wake(p_stages text[]) from public;
 revoke execute on function leasehold.write_notes(p_worker uuid, p_notes jsonb) from public;

@@ -1,38 +1,36 @@
 /**
- * The quiet duties: partitions ahead, depth samples, ledger entries merged, rows that nobody needs removed.
+ * The quiet duties as jobs of graphile-worker: made by its crontab, once for all monitors that run side by side.
  *
- * Each is a job of graphile-worker, made by its crontab once for all monitors, and may fail or be missed: the next turn
- * does it. Intervals are whole minutes because crontabs have no smaller ones. Running them is side-jobs.ts.
+ * What the duties are and do is @leasehold/queue; each turn is on record in leasehold.housekeeping. A turn may fail or be
+ * missed: the next one does it. Intervals are whole minutes because crontabs have no smaller ones.
  */
-import type { Db } from '@leasehold/queue'
-import { compactRunLedger, ensurePartitions, sampleDepths, tidy } from './verbs.ts'
+import { type Db, type Deeds, crontabOf, duties, takeTurn } from '@leasehold/queue'
+import { hostname } from 'node:os'
+import type { Log } from './log.ts'
 
-/** A duty that the crontab repeats. */
-export interface Duty {
-  /** The job's name, in a schema that other programs may use as well. */
+/** A job that the crontab repeats. */
+export interface DutyJob {
+  /** In a schema that other programs may use as well. */
   readonly name: string
   readonly crontab: string
-  readonly run: (db: Db) => Promise<void>
+  readonly run: (db: Db, log: Log) => Promise<void>
 }
 
-const enoughMerged = 1_000
-const maxRounds = 50
-
-/** All of them. Retention of tasks is a policy and not among them. */
-export const duties: readonly Duty[] = [
-  {
-    name: 'leasehold_partitions',
-    crontab: '* * * * *',
-    run: async (db) => void (await ensurePartitions(db)),
+/** All of them. */
+export const dutyJobs: readonly DutyJob[] = duties.map((duty) => ({
+  name: `leasehold_${duty.name}`,
+  crontab: crontabOf(duty),
+  async run(db, log) {
+    const did = await takeTurn(db, duty, `${hostname()} pid ${process.pid}`)
+    // What changes the schema, or what somebody may look for later; the others would say something every minute.
+    if (did !== null && isNews(did)) {
+      log.info({ event: 'housekeeping.done', duty: duty.name, ...did }, 'housekeeping done')
+    }
   },
-  { name: 'leasehold_depths', crontab: '* * * * *', run: sampleDepths },
-  { name: 'leasehold_run_ledger', crontab: '* * * * *', run: mergeLedger },
-  { name: 'leasehold_tidy', crontab: '*/5 * * * *', run: tidy },
-]
+}))
 
-/** In short transactions, until what is left is not worth one. */
-async function mergeLedger(db: Db): Promise<void> {
-  for (let round = 0; round < maxRounds; round++) {
-    if ((await compactRunLedger(db)) < enoughMerged) return
-  }
+const news = ['made', 'rotated', 'rangesDropped', 'tablesDropped', 'logsEmptied', 'straysDeleted', 'vacuumed']
+
+function isNews(did: Deeds): boolean {
+  return news.some((name) => typeof did[name] === 'number' && did[name] > 0)
 }

@@ -6,7 +6,7 @@
  * signal handlers. What the jobs do is outbox.ts and housekeeping.ts.
  */
 import { OutageLog, openPool, retryDelayMs, sleep } from '@leasehold/postgres'
-import { describeError } from '@leasehold/queue'
+import { describeError, registerDuties } from '@leasehold/queue'
 import {
   Logger,
   type Runner,
@@ -16,7 +16,7 @@ import {
   run,
   runMigrations,
 } from 'graphile-worker'
-import { duties } from './housekeeping.ts'
+import { dutyJobs } from './housekeeping.ts'
 import type { Log } from './log.ts'
 import type { MailSettings } from './mailer.ts'
 import { type RetryPace, deliver, deliveryJob, recoverDelivery } from './outbox.ts'
@@ -28,6 +28,8 @@ const schema = 'graphile_worker'
 const concurrency = 2
 /** How long a stop waits for jobs; graphile-worker aborts them after 5 s (a mail is then tried again later). */
 const stopWithinMs = 10_000
+/** Reading through the history of a range before it goes, or a vacuum, may take minutes. */
+const longestDutyMs = 600_000
 
 /** What the jobs work with. */
 export interface SideJobDeps {
@@ -44,6 +46,7 @@ export class SideJobs {
   ready = false
   private readonly deps: SideJobDeps
   private readonly pool: ReturnType<typeof openPool>
+  private readonly dutyPool: ReturnType<typeof openPool>
   private readonly stopped = new AbortController()
   private readonly errors = new OutageLog()
   private restart = new AbortController()
@@ -59,6 +62,13 @@ export class SideJobs {
       connectTimeoutMs: 5_000,
       queryTimeoutMs: 60_000,
     })
+    this.dutyPool = openPool({
+      connectionString: deps.connectionString,
+      applicationName: 'leasehold monitor housekeeping',
+      max: concurrency,
+      connectTimeoutMs: 5_000,
+      queryTimeoutMs: longestDutyMs,
+    })
     this.done = this.keepRunning()
   }
 
@@ -71,7 +81,7 @@ export class SideJobs {
   async stop(): Promise<void> {
     this.stopped.abort()
     await within(stopWithinMs + 1_000, this.done)
-    await within(1_000, this.pool.end())
+    await within(1_000, Promise.all([this.pool.end(), this.dutyPool.end()]))
   }
 
   private async keepRunning(): Promise<void> {
@@ -94,6 +104,7 @@ export class SideJobs {
   private async runOnce(started: () => void): Promise<void> {
     const options = this.options()
     await migrate(this.pool, options)
+    await registerDuties(this.pool)
     const runner = await run(options)
     // Ends that nobody asked for arrive here; while this is awaited below nothing is left unhandled.
     const ended = runner.promise.then(
@@ -125,7 +136,7 @@ export class SideJobs {
       pollInterval: 2_000,
       taskList: this.tasks(),
       parsedCronItems: parseCronItems(
-        duties.map(({ name, crontab }) => ({
+        dutyJobs.map(({ name, crontab }) => ({
           task: name,
           match: crontab,
           identifier: name,
@@ -140,7 +151,9 @@ export class SideJobs {
 
   private tasks(): TaskList {
     const { mail, pace, log } = this.deps
-    const tasks: TaskList = Object.fromEntries(duties.map((duty) => [duty.name, () => duty.run(this.pool)]))
+    const tasks: TaskList = Object.fromEntries(
+      dutyJobs.map((duty) => [duty.name, () => duty.run(this.dutyPool, log)]),
+    )
     // A process without a mail server must not take the job from one that has it.
     if (mail !== null) {
       tasks[deliveryJob] = (_payload, helpers) => deliver(this.pool, mail, pace, log, helpers.abortSignal)

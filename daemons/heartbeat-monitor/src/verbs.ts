@@ -218,28 +218,6 @@ export async function deliveryOverdue(db: Db, slackMs: number): Promise<boolean>
   return rows[0]?.overdue ?? false
 }
 
-/** Makes the ranges of ids that lie ahead; answers how many. */
-export async function ensurePartitions(db: Db): Promise<number> {
-  const { rows } = await db.query<{ made: number }>('select leasehold.ensure_partitions() as made')
-  return rows[0]?.made ?? 0
-}
-
-/** Counts the depths of all stages unless it is too early; the function decides. */
-export async function sampleDepths(db: Db): Promise<void> {
-  await db.query('select leasehold.sample_depths()')
-}
-
-/** Merges ledger entries of runs; answers how many. */
-export async function compactRunLedger(db: Db): Promise<number> {
-  const { rows } = await db.query<{ merged: number }>('select leasehold.compact_run_ledger() as merged')
-  return rows[0]?.merged ?? 0
-}
-
-/** Removes rows that nobody needs any more: idle keys, workers long gone, old incidents and alerts. */
-export async function tidy(db: Db): Promise<void> {
-  await db.query('select leasehold.tidy()')
-}
-
 /** What says whether floors have to move: the last position drawn, and submitters that were passed. */
 export async function floorSigns(db: Db): Promise<{ position: string; stragglers: number }> {
   const { rows } = await db.query<{ position: string; stragglers: number }>(

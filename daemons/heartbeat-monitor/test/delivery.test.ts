@@ -191,8 +191,11 @@ test('monitors that start at the same moment make the side jobs once and without
   expect(rows.map((row) => row.identifier)).toEqual([
     'leasehold_depths',
     'leasehold_partitions',
+    'leasehold_retention',
     'leasehold_run_ledger',
+    'leasehold_runs',
     'leasehold_tidy',
+    'leasehold_vacuum',
   ])
 })
 
@@ -218,11 +221,23 @@ test('housekeeping runs as jobs: partitions lie ahead, depths are counted but no
   await expect
     .poll(async () => (await db.pool.query('select from graphile_worker.jobs')).rowCount, { timeout: 20_000 })
     .toBe(0)
-  const ahead = await db.pool.query('select from leasehold.partitions where first_id > 45000000')
-  expect(ahead.rowCount).toBe(2)
+  // The ids had left all ranges: they jump into a new one, and two more lie ahead.
+  const ranges = await db.pool.query(
+    'select opened_at is not null as open from leasehold.partitions where first_id > 45000000 order by first_id',
+  )
+  expect(ranges.rows).toEqual([{ open: true }, { open: false }, { open: false }])
   const { rows } = await db.pool.query('select stage, ready::integer from leasehold.stage_samples')
   expect(rows).toEqual([{ stage: 's', ready: 1 }])
   expect(await alerts(db)).toEqual([])
+  const records = await db.pool.query(
+    'select duty, turns::integer, outcome, did from leasehold.housekeeping where turns > 0 order by duty',
+  )
+  expect(records.rows).toEqual([
+    { duty: 'depths', turns: 2, outcome: 'done', did: { sampled: 0 } },
+    { duty: 'partitions', turns: 1, outcome: 'done', did: { made: 3, rotated: 1 } },
+    { duty: 'run_ledger', turns: 1, outcome: 'done', did: { merged: 0 } },
+    { duty: 'tidy', turns: 1, outcome: 'done', did: { alerts: 1 } },
+  ])
 })
 
 test('a member of leasehold_owner that may create a schema is all a monitor needs to be', async ({

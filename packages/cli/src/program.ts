@@ -9,6 +9,8 @@ import { addDaemonCommands } from './commands/daemons.ts'
 import { addDatabaseCommands } from './commands/database.ts'
 import { addDev } from './commands/dev.ts'
 import { addDoctor } from './commands/doctor.ts'
+import { addHousekeeping } from './commands/housekeeping.ts'
+import { addRetention } from './commands/retention.ts'
 import { addStageCommands, addStageVerbs } from './commands/stages.ts'
 import { addStart } from './commands/start.ts'
 import { addStatus } from './commands/status.ts'
@@ -74,6 +76,8 @@ function createProgram(context: Context): Command {
   addRuns(program, context)
   addExport(program, context)
   addDoctor(program, context)
+  addHousekeeping(program, context)
+  addRetention(program, context)
   program.commandsGroup('Do:')
   addSubmit(program, context)
   addTaskVerbs(program, context)

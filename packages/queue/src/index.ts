@@ -24,7 +24,27 @@ export { type Db, type Tx, inTransaction } from './db.ts'
 export { type Duration, toMs } from './duration.ts'
 export * from './errors.ts'
 export { nearName } from './near.ts'
+export {
+  type Deeds,
+  type Duty,
+  type DutyName,
+  type DutyRecord,
+  crontabOf,
+  duties,
+  listHousekeeping,
+  registerDuties,
+  takeTurn,
+} from './housekeeping.ts'
 export * from './reads/index.ts'
+export {
+  type PlannedRange,
+  type Retention,
+  type RetentionTurn,
+  applyRetention,
+  readRetention,
+  retentionPlan,
+  setRetention,
+} from './retention.ts'
 export {
   type Outcome,
   type Settled,

@@ -199,7 +199,10 @@ const forbidden: [Role, string][] = [
   ['operator', 'select payload from leasehold.tasks where stage = $1'],
   ['operator', 'update leasehold.stages set paused_until = null where name = $1'],
   ['operator', `select leasehold.claim(gen_random_uuid(), $1)`],
-  ['operator', `select leasehold.drop_partitions(now()), $1::text`],
+  ['operator', 'select leasehold.drop_range(0, now()), $1::text'],
+  ['operator', `select leasehold.set_retention('{"keep_tasks": "1 minute"}'), $1::text`],
+  ['operator', 'update leasehold.retention set keep_tasks = null'],
+  ['worker', `select leasehold.begin_duty($1, $1, '1 minute', $1)`],
 ]
 
 test.each(forbidden)('a %s is refused: %s', async (role, sql) => {

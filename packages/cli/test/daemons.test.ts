@@ -94,6 +94,23 @@ test('dev runs monitor and runners in one terminal, starts again what dies, and 
   expect(await slots()).not.toContainEqual(expect.stringMatching(/^runner@/))
 })
 
+test('a second dev takes the slots of the first one, which does not fight for them', async () => {
+  const first = start(['dev', '--module', fixtureStages])
+  await first.waitForLine(/^runner +\| .*slot taken/)
+  const second = start(['dev', '--module', fixtureStages])
+  await second.waitForLine(/^runner +\| .*slot taken over/)
+  await first.waitForLine(
+    /^runner +\| its slot was taken by another process, which works on; this one stays down/,
+  )
+  first.kill('SIGINT')
+  expect(await first.exit).toEqual({ code: 0, signal: null })
+  expect(first.output()).not.toMatch(/^runner +\| .* started again/m)
+  const id = await submit(db.pool, 'echo', { c: 3 })
+  expect(await waitForResult(db.pool, id)).toEqual({ c: 3 })
+  second.kill('SIGINT')
+  expect(await second.exit).toEqual({ code: 0, signal: null })
+})
+
 test('when dev is killed, what it started drains and ends by itself', async () => {
   const dev = start(['dev', '--module', fixtureStages])
   const lines = await Promise.all(

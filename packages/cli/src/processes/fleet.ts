@@ -79,6 +79,11 @@ export class Fleet {
         terminal.out(`${prefix}ended`)
         return
       }
+      if (code === exitCodes.slotTaken) {
+        // Started again it would take the slot back, and what both hold would die with each turn until it is quarantined.
+        terminal.out(`${prefix}its slot was taken by another process, which works on; this one stays down`)
+        return
+      }
       if (!restart) {
         terminal.out(`${prefix}${how} and stays down`)
         return

@@ -1814,7 +1814,8 @@ declare
   v_locked boolean := p_done_ids is not null or p_endings is not null or p_notes is not null;
   v_accepted bigint[];
   v_keyed bigint[];
-  v_special bigint;
+  v_special boolean;
+  v_nudged boolean := false;
   v_ended bigint[];
   v_refused bigint[];
   v_receipt jsonb := '{"worker": "live"}';
@@ -1823,6 +1824,8 @@ declare
   v_lanes smallint[];
   v_left integer;
   v_picked tid[];
+  v_ids bigint[];
+  v_again boolean := true;
   v_first bigint;
   v_last bigint;
   v_fence bigint;
@@ -1834,11 +1837,13 @@ begin
   -- an idle worker's looks write nothing and wait for no disk.
   if v_locked then
     select w.expires_at, w.ended_at, w.end_reason, w.drain_asked,
-      exists (select from leasehold.revocations r where r.worker_id = w.id) as revoked into v_worker
+      exists (select from leasehold.revocations r where r.worker_id = w.id) as revoked,
+      exists (select from leasehold.nudges n where n.stage = any (p_stages)) as nudged into v_worker
     from leasehold.workers w where w.id = p_worker for key share;
   else
     select w.expires_at, w.ended_at, w.end_reason, w.drain_asked,
-      exists (select from leasehold.revocations r where r.worker_id = w.id) as revoked into v_worker
+      exists (select from leasehold.revocations r where r.worker_id = w.id) as revoked,
+      exists (select from leasehold.nudges n where n.stage = any (p_stages)) as nudged into v_worker
     from leasehold.workers w where w.id = p_worker;
   end if;
   v_now := leasehold.clock(); -- after the lock: waiting for it may have taken the rest of the lease
@@ -1852,32 +1857,30 @@ begin
     perform leasehold.write_notes(p_worker, p_notes);
   end if;
   if p_done_ids is not null then
-    -- Done without a result, the hot path. Looked up one by one (lateral, limit): joined freely, a plan made while leases
-    -- looked empty would walk all leases for each, and settling a batch would cost its square.
-    with found as materialized (
-      select f.rid
-      from unnest(p_done_ids, p_done_fences) as d(task_id, fence)
-      cross join lateral (
-        select l.ctid as rid from leasehold.leases l
-        where l.task_id = d.task_id and l.fence is not distinct from d.fence and l.deadline_at > v_now
-          and l.worker_id is not distinct from p_worker -- neither by "=": the plan must go by task, never by worker or fence
-        limit 1) f
-    ), ended as (
-      delete from leasehold.leases l where l.ctid = any (array(select f.rid from found f))
+    -- Done without a result, the hot path: one walk of the index over the ids. The pairs are compared inside a case, so
+    -- that they are hashed once; as a join they would be compared each with each by a plan made for a few.
+    with ended as (
+      delete from leasehold.leases l
+      where l.task_id = any (p_done_ids) and l.deadline_at > v_now
+        and l.worker_id is not distinct from p_worker -- not "=": the plan must go by task, never by worker
+        and case when (l.task_id, l.fence) in (
+          select d.task_id, d.fence from unnest(p_done_ids, p_done_fences) as d(task_id, fence)) then true else false end
       returning l.task_id, l.fence, l.leased_at, l.attempt, l.run_id, l.key, l.concurrency_key
     ), recorded as (
       insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome)
       select task_id, fence, p_worker, leased_at, v_now, attempt, true, 'done' from ended
     )
     select array_agg(e.task_id), array_agg(e.task_id) filter (where e.concurrency_key is not null),
-      count(e.run_id) + count(e.key)
+      count(e.run_id) + count(e.key) > 0
+        or exists (select from leasehold.dependencies d where d.parent_id = any (p_done_ids))
     into v_accepted, v_keyed, v_special from ended e;
     if v_keyed is not null then
       perform leasehold.nudge_keys(v_keyed);
     end if;
-    if v_special > 0 or exists (select from leasehold.dependencies d where d.parent_id = any (v_accepted)) then
+    if v_special then
       perform leasehold.after_end(v_accepted, 'done');
     end if;
+    v_nudged := v_keyed is not null or v_special;
     if cardinality(v_accepted) is distinct from cardinality(p_done_ids) then
       v_refused := array(select unnest(p_done_ids) except select unnest(v_accepted));
     end if;
@@ -1896,11 +1899,15 @@ begin
     if p_promote then
       perform leasehold.promote_due(p_stages);
     end if;
-    -- Acting on nudges may leave new ones (a freed child with a key, children of a cancelled child): a few rounds.
-    for i in 1 .. 5 loop
-      exit when not exists (select from leasehold.nudges n where n.stage = any (p_stages));
-      exit when leasehold.process_nudges(p_stages) not between 1 and 199;
-    end loop;
+    -- Nudges that stood there when the exchange began, or that it may have left itself. Acting on them may leave new ones
+    -- (a freed child with a key, children of a cancelled child): a few rounds.
+    if v_worker.nudged or ((v_nudged or p_endings is not null or p_children is not null)
+      and exists (select from leasehold.nudges n where n.stage = any (p_stages)))
+    then
+      for i in 1 .. 5 loop
+        exit when leasehold.process_nudges(p_stages) not between 1 and 199;
+      end loop;
+    end if;
     for v_stage in
       select w.name, w.free, s.timeout,
         exists (select from leasehold.ready r where r.stage = w.name and r.lane = 11) as has_suspects
@@ -1924,12 +1931,13 @@ begin
       loop
         -- Lanes from high to low, each from its floor, in order of position, passing over rows that others hold.
         if p_run_id is null then
-          select array_agg(p.rid), min(p.task_id), max(p.task_id) into v_picked, v_first, v_last
+          select array_agg(p.rid), array_agg(p.task_id), min(p.task_id), max(p.task_id), bool_or(p.again)
+          into v_picked, v_ids, v_first, v_last, v_again
           from (
-            select c.rid, c.task_id
+            select c.rid, c.task_id, c.again
             from unnest(v_lanes) as lanes(lane)
             cross join lateral (
-              select r.ctid as rid, r.task_id from leasehold.ready r
+              select r.ctid as rid, r.task_id, r.failures + r.crashes > 0 as again from leasehold.ready r
               where r.stage = v_stage.name and r.lane = lanes.lane
                 and r.position >= coalesce((
                   select f.floor from leasehold.floors f
@@ -1959,28 +1967,48 @@ begin
             v_locked := true;
           end if;
           v_fence := nextval('leasehold.fences');
-          return query
-          with taken as (
-            delete from leasehold.ready r where r.ctid = any (v_picked)
-            returning r.task_id, r.failures, r.crashes, r.concurrency_key
-          ), claimed as materialized (
-            select t.id, k.failures, k.crashes, k.concurrency_key, t.run_id, t.key, t.timeout, t.payload, t.extra
-            from taken k
-            cross join lateral (
-              select x.id, x.run_id, x.key, x.timeout, x.payload::text as payload,
+          if not v_again then
+            return query
+            with taken as (
+              delete from leasehold.ready r where r.ctid = any (v_picked)
+            ), claimed as materialized (
+              select x.id, x.run_id, x.key, x.concurrency_key, x.timeout, x.payload::text as payload,
                 case when x.run_id is null and x.key is null and x.title is null and x.meta is null and x.timeout is null
-                    and x.max_attempts is null and x.concurrency_key is null and k.crashes = 0
-                  then null else leasehold.task_extra(x, k.crashes) end as extra
-              -- The bounds let the executor leave all other partitions alone from the start.
-              from leasehold.tasks x where x.id = k.task_id and x.id between v_first and v_last limit 1) t
-          ), leased as (
-            insert into leasehold.leases (
-              task_id, fence, worker_id, leased_at, deadline_at, attempt, crashes, stage, run_id, key, concurrency_key)
-            select c.id, v_fence, p_worker, v_now, v_now + coalesce(c.timeout, v_stage.timeout), c.failures + 1, c.crashes,
-              v_stage.name, c.run_id, c.key, c.concurrency_key
-            from claimed c
-          )
-          select c.id, v_fence, v_stage.name, (c.failures + 1)::smallint, c.payload, c.extra from claimed c;
+                    and x.max_attempts is null and x.concurrency_key is null
+                  then null else leasehold.task_extra(x, 0::smallint) end as extra
+              from leasehold.tasks x where x.id = any (v_ids) and x.id between v_first and v_last
+            ), leased as (
+              insert into leasehold.leases (
+                task_id, fence, worker_id, leased_at, deadline_at, attempt, crashes, stage, run_id, key, concurrency_key)
+              select c.id, v_fence, p_worker, v_now, v_now + coalesce(c.timeout, v_stage.timeout), 1, 0,
+                v_stage.name, c.run_id, c.key, c.concurrency_key
+              from claimed c
+            )
+            select c.id, v_fence, v_stage.name, 1::smallint, c.payload, c.extra from claimed c;
+          else
+            return query
+            with taken as (
+              delete from leasehold.ready r where r.ctid = any (v_picked)
+              returning r.task_id, r.failures, r.crashes, r.concurrency_key
+            ), claimed as materialized (
+              select t.id, k.failures, k.crashes, k.concurrency_key, t.run_id, t.key, t.timeout, t.payload, t.extra
+              from taken k
+              cross join lateral (
+                select x.id, x.run_id, x.key, x.timeout, x.payload::text as payload,
+                  case when x.run_id is null and x.key is null and x.title is null and x.meta is null and x.timeout is null
+                      and x.max_attempts is null and x.concurrency_key is null and k.crashes = 0
+                    then null else leasehold.task_extra(x, k.crashes) end as extra
+                -- The bounds let the executor leave all other partitions alone from the start.
+                from leasehold.tasks x where x.id = k.task_id and x.id between v_first and v_last limit 1) t
+            ), leased as (
+              insert into leasehold.leases (
+                task_id, fence, worker_id, leased_at, deadline_at, attempt, crashes, stage, run_id, key, concurrency_key)
+              select c.id, v_fence, p_worker, v_now, v_now + coalesce(c.timeout, v_stage.timeout), c.failures + 1, c.crashes,
+                v_stage.name, c.run_id, c.key, c.concurrency_key
+              from claimed c
+            )
+            select c.id, v_fence, v_stage.name, (c.failures + 1)::smallint, c.payload, c.extra from claimed c;
+          end if;
           v_left := v_left - cardinality(v_picked);
         end if;
         exit when v_lanes[1] <> 11 or v_left <= 0;

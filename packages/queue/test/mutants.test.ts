@@ -93,8 +93,8 @@ async function lateSubmitter(patience: string): Promise<string | null> {
 const mutants: Record<string, Mutant> = {
   'the fence, when settling in bulk': {
     function: 'exchange',
-    guard: 'and l.fence is not distinct from d.fence',
-    without: '',
+    guard: 'case when (l.task_id, l.fence) in (',
+    without: 'case when true or (l.task_id, l.fence) in (',
     scenario: () => settledWithOldFence(settleBulk),
   },
   'the fence, when settling one by one': {

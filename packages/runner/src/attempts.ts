@@ -17,6 +17,17 @@ const longestTimerMs = 2 ** 31 - 1
 /** Notes of a running attempt wait so long for an exchange that goes anyway. */
 const notesWithinMs = 1000
 
+/** What was claimed ahead waits so long for its place, then it goes back: the handlers are not as quick as they were. */
+const patienceMs = 20
+
+/** What attempts tell their loop. */
+export interface AttemptsListener {
+  /** Something has ended, a place is free, or notes have waited long enough. */
+  wake(): void
+  /** What was claimed ahead waited in vain and was given back. */
+  waited(): void
+}
+
 /** What attempts need of their loop's host. */
 export interface AttemptsHost {
   readonly settings: Settings
@@ -39,15 +50,17 @@ export class Attempts {
   private readonly host: AttemptsHost
   private readonly ledger: Ledger
   private readonly capacity: Capacity
-  private readonly wake: () => void
+  private readonly listener: AttemptsListener
+  /** Claimed ahead, in the order of their claims; among them some that ended while they waited. */
+  private waiting: Execution[] = []
+  private patience: NodeJS.Timeout | null = null
   private readonly around: Surroundings
 
-  /** `wake`: something has ended, a place is free, or notes have waited long enough. */
-  constructor(host: AttemptsHost, ledger: Ledger, capacity: Capacity, wake: () => void) {
+  constructor(host: AttemptsHost, ledger: Ledger, capacity: Capacity, listener: AttemptsListener) {
     this.host = host
     this.ledger = ledger
     this.capacity = capacity
-    this.wake = wake
+    this.listener = listener
     this.around = {
       workerId: host.workerId,
       handlerDb: host.handlerDb,
@@ -58,15 +71,15 @@ export class Attempts {
   }
 
   /**
-   * Starts the handler for a claimed task; one that came too late is given back without that. `claimedAt`:
-   * performance.now() before the claim was sent.
+   * Starts the handler for a claimed task, or lets it wait for its place when it was claimed ahead; one that came too late
+   * is given back without that. `claimedAt`: performance.now() before the claim was sent.
    */
   start(row: ClaimedRow, claimedAt: number, tooLate: boolean): void {
-    const { stage, timeoutMs } = this.capacity.of(row[2])
+    const served = this.capacity.of(row[2])
     const earlier = this.ledger.held.get(row[0])
     if (earlier !== undefined) this.giveWay(earlier)
-    const execution = new Execution(row, stage, timeoutMs, claimedAt, this.around)
-    this.capacity.take(row[2])
+    const execution = new Execution(row, served, claimedAt, this.around)
+    this.capacity.take(served)
     this.host.counts.claimed += 1
     if (row[1] !== this.lastFence) {
       this.lastFence = row[1]
@@ -76,7 +89,34 @@ export class Attempts {
     this.ledger.hold(execution)
     if (tooLate) return execution.decline()
     if (execution.deadlineAt < this.earliestDeadline) this.awaitDeadline(execution.deadlineAt)
-    execution.running = execution.run()
+    if (this.capacity.begin(served)) execution.running = execution.run()
+    else this.wait(execution)
+  }
+
+  private wait(execution: Execution): void {
+    this.waiting.push(execution)
+    this.patience ??= setTimeout(() => this.giveBackWaiting(), patienceMs)
+  }
+
+  private startWaiting(): void {
+    const candidates = this.waiting
+    this.waiting = []
+    for (const execution of candidates) {
+      if (execution.end !== null) continue
+      if (this.capacity.begin(execution.served)) execution.running = execution.run()
+      else this.waiting.push(execution)
+    }
+    if (this.waiting.length > 0) return
+    clearTimeout(this.patience ?? undefined)
+    this.patience = null
+  }
+
+  private giveBackWaiting(): void {
+    this.patience = null
+    const late = this.waiting
+    this.waiting = []
+    for (const execution of late) if (execution.end === null) execution.decline()
+    this.listener.waited()
   }
 
   /**
@@ -92,21 +132,24 @@ export class Attempts {
   private ended(execution: Execution): void {
     this.ledger.end(execution)
     if (!execution.abandoned) {
-      if (execution.end === 'own') this.host.counts.settled += 1
+      // One that was cancelled while it waited for its place has not settled anything itself.
+      if (execution.end === 'own' && execution.started) this.host.counts.settled += 1
       return this.freePlace(execution)
     }
     // Its place stays taken until the handler comes back, or until it is clear that it will not.
     this.abandoned.add(execution)
     this.host.counts.stuck += 1
     setTimeout(() => this.giveUpOn(execution), this.host.settings.abortGraceMs).unref()
-    this.wake()
+    this.listener.wake()
   }
 
   private freePlace(execution: Execution): void {
     if (execution.freed) return
     execution.freed = true
-    this.capacity.leave(execution.stage.name)
-    this.wake()
+    this.capacity.leave(execution.served)
+    if (execution.started) this.capacity.finish(execution.served)
+    if (this.waiting.length > 0) this.startWaiting()
+    this.listener.wake()
   }
 
   private giveUpOn(execution: Execution): void {
@@ -138,7 +181,7 @@ export class Attempts {
     this.ledger.note(execution)
     this.notesTimer ??= setTimeout(() => {
       this.notesTimer = null
-      this.wake()
+      this.listener.wake()
     }, notesWithinMs)
   }
 
@@ -166,7 +209,7 @@ export class Attempts {
   abortAll(why: AttemptAborted['why'], message: string): number {
     const running = [...this.ledger.held.values()].filter((execution) => execution.end === null)
     for (const execution of running) execution.abort(new AttemptAborted(why, message))
-    this.wake()
+    this.listener.wake()
     return running.length
   }
 
@@ -185,6 +228,7 @@ export class Attempts {
   close(): void {
     clearTimeout(this.deadlineTimer ?? undefined)
     clearTimeout(this.notesTimer ?? undefined)
+    clearTimeout(this.patience ?? undefined)
   }
 }
 

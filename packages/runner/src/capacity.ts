@@ -1,9 +1,10 @@
 /**
- * Free places: how many more tasks may be taken, over all stages and of each.
+ * Places: how many more tasks may be claimed, and how many may run, over all stages and of each.
  *
- * Invariants: places asked for are taken until the answer is here, so two exchanges never claim into the same one, and
- * no more tasks are held than the concurrency allows; every stage with a place is asked about in its turn, however much
- * the others have to do. When to ask is pace.ts.
+ * Invariants: no more handlers run than the concurrency allows. Places asked for are taken until the answer is here, so
+ * two exchanges never claim into the same one, and no more tasks are held than there are places, or, claiming ahead, than
+ * twice that. Every stage with a place is asked about in its turn, however much the others have to do. When to ask, and
+ * when ahead, is pace.ts.
  */
 import { type ClaimedRow, toMs } from '@leasehold/queue'
 import type { AnyStage, Settings } from './options.ts'
@@ -12,6 +13,10 @@ import type { AnyStage, Settings } from './options.ts'
 export interface Served {
   readonly stage: AnyStage
   readonly timeoutMs: number
+  /** How many may run at once. */
+  readonly size: number
+  running: number
+  /** Places neither taken nor asked for; below zero for what was claimed ahead. */
   free: number
   /** The last answer brought as many of its tasks as were asked for: it gets the places that are left over. */
   rich: boolean
@@ -41,8 +46,12 @@ const batchSize = 32
 
 /** The places of one runner. */
 export class Capacity {
-  /** Over all stages. */
+  /** Over all stages, as in {@link Served}. */
   free: number
+  running = 0
+  private readonly size: number
+  /** Claiming ahead pays where a batch is too small to be halved. */
+  private readonly ahead: number
   private readonly all: Served[]
   private readonly byName: Map<string, Served>
   private readonly most: number
@@ -54,15 +63,16 @@ export class Capacity {
     stageConcurrency,
   }: Pick<Settings, 'stages' | 'concurrency' | 'stageConcurrency'>) {
     this.free = concurrency
+    this.size = concurrency
     // Half at most, where halves are batches: the other half is for the second exchange.
     const half = Math.ceil(concurrency / 2)
     this.most = half >= batchSize ? half : concurrency
-    this.all = stages.map((stage) => ({
-      stage,
-      timeoutMs: stage.timeout === undefined ? defaultTimeoutMs : toMs(stage.timeout),
-      free: Math.min(stage.concurrency ?? stageConcurrency, concurrency),
-      rich: false,
-    }))
+    this.ahead = half >= batchSize ? 0 : concurrency
+    this.all = stages.map((stage) => {
+      const size = Math.min(stage.concurrency ?? stageConcurrency, concurrency)
+      const timeoutMs = stage.timeout === undefined ? defaultTimeoutMs : toMs(stage.timeout)
+      return { stage, timeoutMs, size, running: 0, free: size, rich: false }
+    })
     this.byName = new Map(this.all.map((served) => [served.stage.name, served]))
   }
 
@@ -76,15 +86,17 @@ export class Capacity {
     return this.all.filter((served) => served.free > 0).map((served) => served.stage.name)
   }
 
-  /** Reserves what an exchange may claim; null when nothing is free. */
-  reserve(): Wish | null {
-    if (this.free <= 0) return null
-    let left = Math.min(this.free, this.most)
+  /** Reserves what an exchange may claim; null when nothing is free. `ahead`: as much again, to wait for its place. */
+  reserve(ahead: boolean): Wish | null {
+    const beyond = ahead ? this.ahead : 0
+    if (this.free + beyond <= 0) return null
+    let left = Math.min(this.free + beyond, this.most)
+    const freeOf = (served: Served): number => served.free + Math.min(beyond, served.size)
     const asked: Served[] = []
     let open = 0
     for (let i = 0; i < this.all.length; i++) {
       const served = this.all[(i + this.first) % this.all.length]!
-      if (served.free <= 0) continue
+      if (freeOf(served) <= 0) continue
       open += 1
       if (left > 0) {
         asked.push(served)
@@ -97,7 +109,7 @@ export class Capacity {
     for (const rich of [true, false]) {
       for (let i = 0; i < asked.length && left > 0; i++) {
         if (asked[i]!.rich !== rich) continue
-        const more = Math.min(left, asked[i]!.free - 1)
+        const more = Math.min(left, freeOf(asked[i]!) - 1)
         limits[i]! += more
         left -= more
       }
@@ -128,14 +140,27 @@ export class Capacity {
     return { claimed: claimed.length, full: claimed.length >= wish.total, saturated }
   }
 
-  take(stage: string): void {
-    this.of(stage).free -= 1
+  take(served: Served): void {
+    served.free -= 1
     this.free -= 1
   }
 
-  leave(stage: string): void {
-    this.of(stage).free += 1
+  leave(served: Served): void {
+    served.free += 1
     this.free += 1
+  }
+
+  /** Whether one more of this stage may run; if so it counts as running. */
+  begin(served: Served): boolean {
+    if (this.running >= this.size || served.running >= served.size) return false
+    served.running += 1
+    this.running += 1
+    return true
+  }
+
+  finish(served: Served): void {
+    served.running -= 1
+    this.running -= 1
   }
 
   private move(wish: Wish, sign: 1 | -1): void {

@@ -34,6 +34,7 @@ import {
   thrownEnding,
 } from './ending.ts'
 import { type Level, type Line, lineJson, Notebook } from './notes.ts'
+import type { Served } from './capacity.ts'
 import type { AnyStage } from './options.ts'
 
 /** What executions need of their runner. */
@@ -73,6 +74,10 @@ export class Execution implements TaskContext {
   readonly stage: AnyStage
   /** When the attempt's timeout is over, by performance.now(). */
   readonly deadlineAt: number
+  /** Its stage's places in the runner. */
+  readonly served: Served
+  /** Its handler was called. */
+  started = false
   /** Set once. */
   end: End | null = null
   /** The execution ended although its handler had not come back. */
@@ -99,19 +104,21 @@ export class Execution implements TaskContext {
   private logger: TaskLog | null = null
 
   /** `claimedAt`: performance.now() before the claim was sent, so that this deadline never lies behind the database's. */
-  constructor(row: ClaimedRow, stage: AnyStage, timeoutMs: number, claimedAt: number, around: Surroundings) {
+  constructor(row: ClaimedRow, served: Served, claimedAt: number, around: Surroundings) {
     this.taskId = row[0]
     this.fence = row[1]
     this.attempt = row[3]
     this.payloadText = row[4]
     this.extra = row[5]
-    this.stage = stage
+    this.served = served
+    this.stage = served.stage
     this.around = around
-    this.deadlineAt = claimedAt + (ownTimeoutMs(row[5]) ?? timeoutMs)
+    this.deadlineAt = claimedAt + (ownTimeoutMs(row[5]) ?? served.timeoutMs)
   }
 
   /** Runs the handler. Never rejects. */
   async run(): Promise<void> {
+    this.started = true
     try {
       const parsed = this.stage.payload.safeParse(JSON.parse(this.payloadText))
       if (!parsed.success) return this.finish(payloadInvalidEnding(parsed.error))
@@ -139,7 +146,7 @@ export class Execution implements TaskContext {
   /** Ends it now and tells the handler; the attempt fails (timeout), is given back (drain, lease lost) or is over. */
   abort(reason: AttemptAborted): void {
     if (this.end !== null) return
-    this.abandoned = true
+    this.abandoned = this.started
     this.abortReason = reason
     if (reason.why === 'timeout')
       this.finish(failedEnding({ code: 'timeout', message: reason.message }, true))

@@ -17,11 +17,19 @@ export interface Look {
 }
 
 const promoteEveryMs = 200
+/** So many full looks in a row whose handlers all ended at once, before more is claimed than can run. */
+const quickLooks = 4
+/** After a claim that had to wait for its place too long, nothing is claimed ahead for this long. */
+const cautionMs = 5_000
 
 /** The pace of one loop. */
 export class Pace {
   /** The last look brought a whole batch: more is there. */
-  saturated = false
+  private batchFull = false
+  private lastFull = false
+  /** Full looks in a row after which every handler had ended within one turn of the loop. */
+  private quick = 0
+  private cautiousUntil = -Infinity
   private emptyLooks = 0
   /** Empty looks in a row that could not ask about every stage. */
   private partialLooks = 0
@@ -44,6 +52,30 @@ export class Pace {
     // A loop that rests must not look like one that stands still.
     this.maxRestMs = Math.min(settings.maxPollMs, settings.wedgeLimitMs / 4)
     this.wakeForMs = Math.max(15_000, this.maxRestMs * 4)
+  }
+
+  /** A second exchange beside this one has something to do. */
+  get saturated(): boolean {
+    return this.batchFull || this.ahead
+  }
+
+  /**
+   * Claim more than can run: full looks follow each other and the handlers take less time than an exchange, so that what
+   * is claimed ahead starts at once when it arrives, and the handlers need not wait for the database.
+   */
+  get ahead(): boolean {
+    return this.quick >= quickLooks && performance.now() > this.cautiousUntil
+  }
+
+  /** A turn of the loop is over; `idle`: no handler runs any more. */
+  turned(idle: boolean): void {
+    this.quick = idle && this.lastFull ? this.quick + 1 : 0
+  }
+
+  /** What was claimed ahead had to wait: handlers are no longer quick. */
+  waited(): void {
+    this.quick = 0
+    this.cautiousUntil = performance.now() + cautionMs
   }
 
   /** `reschedules`: the same exchange puts tasks off, so there is a new due time to hear of. */
@@ -78,7 +110,8 @@ export class Pace {
   looked(wish: Wish, look: Look, got: Yield, dueInMs: number | undefined): boolean {
     const now = performance.now()
     if (look.promote) this.dueAt = now + (dueInMs ?? Infinity)
-    this.saturated = got.saturated
+    this.batchFull = got.saturated
+    this.lastFull = got.full
     if (got.full) {
       this.emptyLooks = 0
       this.partialLooks = 0
@@ -100,7 +133,9 @@ export class Pace {
 
   /** A look failed: what was wished for with it must be wished for again. */
   failed(): void {
-    this.saturated = false
+    this.batchFull = false
+    this.lastFull = false
+    this.quick = 0
     this.wakeUntil.clear()
     this.dueAt = Infinity
     this.promotedAt = -Infinity

@@ -1,0 +1,98 @@
+/**
+ * Claiming ahead: while handlers take less time than an exchange, the next tasks are fetched before there is a place for
+ * them; and what had to wait for its place after all goes back before anybody misses it.
+ */
+import { defineStage, listAttempts } from '@leasehold/queue'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { z } from 'zod'
+import type { TestDatabase } from '../../../test/harness/database.ts'
+import { createScene, endsOf, expectSound, insertTasks, startTestRunner } from './scene.ts'
+
+let db: TestDatabase
+beforeEach(async () => {
+  db = await createScene()
+})
+afterEach(async () => {
+  await expectSound(db.pool)
+  await db.drop()
+})
+
+/** Quick tasks, but for those that are told to wait until they are let go. */
+function mixedStage() {
+  const seen = { running: 0, most: 0, held: 0, slow: 0 }
+  let held: (() => number) | null = null
+  const { promise: gate, resolve: letGo } = Promise.withResolvers<void>()
+  const stage = defineStage({
+    name: 'mixed',
+    payload: z.object({ slow: z.boolean().optional() }),
+    concurrency: 1,
+    async run({ payload }) {
+      seen.running += 1
+      seen.most = Math.max(seen.most, seen.running)
+      seen.held = Math.max(seen.held, held?.() ?? 0)
+      if (payload.slow === true) {
+        seen.slow += 1
+        await gate
+      }
+      seen.running -= 1
+    },
+  })
+  return { stage, seen, letGo, watch: (count: () => number) => void (held = count) }
+}
+
+/** Alone with its place, a runner holds the one that runs; ahead, another one, and two whose settlements are under way. */
+function expectFetchedAhead({ held }: { held: number }): void {
+  expect(held).toBeGreaterThan(1)
+  expect(held).toBeLessThanOrEqual(4)
+}
+
+const quick = (count: number): object[] => Array.from({ length: count }, () => ({}))
+
+test('a runner with one place fetches the next task while the last is being settled, and never runs two at once', async () => {
+  const { stage, seen, watch } = mixedStage()
+  const runner = await startTestRunner(db, { stages: [stage] })
+  watch(() => runner.counts.held)
+  const ids = await insertTasks(db.pool, 'mixed', quick(300))
+  const ends = await endsOf(db.pool, ids)
+  expect(ends.every((end) => end.state === 'done')).toBe(true)
+  expect(seen.most).toBe(1)
+  expectFetchedAhead(seen)
+  await runner.drain()
+})
+
+test('what was fetched ahead of a handler that turns out slow goes back, uncounted, and others do it', async () => {
+  const slow = mixedStage()
+  const first = await startTestRunner(db, { stages: [slow.stage], slot: 'mixed@1' })
+  slow.watch(() => first.counts.held)
+  const before = await insertTasks(db.pool, 'mixed', quick(200))
+  const [blocking] = await insertTasks(db.pool, 'mixed', [{ slow: true }])
+  const after = await insertTasks(db.pool, 'mixed', quick(50))
+  await expect.poll(() => slow.seen.slow, { timeout: 30_000 }).toBe(1)
+  const second = await startTestRunner(db, { stages: [mixedStage().stage], slot: 'mixed@2' })
+  await endsOf(db.pool, [...before, ...after]) // while the slow one still runs
+  expect(slow.seen.running).toBe(1)
+  expectFetchedAhead(slow.seen)
+  slow.letGo()
+  await endsOf(db.pool, [blocking!])
+  expect(slow.seen.most).toBe(1)
+  for (const id of after) {
+    const attempts = await listAttempts(db.pool, id)
+    expect(attempts.filter((a) => a.outcome !== 'released').map((a) => a.attempt)).toEqual([1])
+  }
+  await Promise.all([first.drain(), second.drain()])
+})
+
+test('tasks fetched ahead are given back when the runner drains', async () => {
+  const { stage, seen, letGo, watch } = mixedStage()
+  const runner = await startTestRunner(db, { stages: [stage] })
+  watch(() => runner.counts.held)
+  await insertTasks(db.pool, 'mixed', [...quick(100), { slow: true }, ...quick(20)])
+  await expect.poll(() => seen.slow, { timeout: 30_000 }).toBe(1)
+  expectFetchedAhead(seen)
+  const drained = runner.drain()
+  letGo()
+  await drained
+  const { rows } = await db.pool.query<{ n: number }>('select count(*)::int as n from leasehold.leases')
+  expect(rows[0]!.n).toBe(0)
+  expect(seen.most).toBe(1)
+})

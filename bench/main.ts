@@ -1,198 +1,181 @@
 /**
- * `npm run bench`: Leasehold beside graphile-worker on one server in one run, repeats interleaved (ABAB), medians and ratios.
+ * `npm run bench`: Leasehold beside its peers on one PostgreSQL in one run, repeats interleaved (ABAB), medians and ratios.
  *
- * Only durable completions count. These machines are noisy: read the ratios, then the medians, and the range last.
- * `--quick` makes everything small, to see that it runs; `--json FILE` keeps every sample.
+ * Only durable completions count. Results are written after each comparison, so a run that is ended early leaves what it
+ * has. A system that fails is reported and the others go on; the exit code is 1 then.
  */
-import { writeFileSync } from 'node:fs'
-import { cpus, totalmem } from 'node:os'
-import { parseArgs } from 'node:util'
-import { type Figures, measure, median } from './measure.ts'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { contenders } from './contenders.ts'
+import { describeMachine } from './machine.ts'
+import { helpText, type Options, readOptions } from './options.ts'
+import { plotsOf } from './plots.ts'
+import { type CellRecord, type ComparisonRecord, number, type RunRecord } from './record.ts'
+import { runCell } from './run-cell.ts'
 import { type BenchServer, startServer } from './server.ts'
+import { comparisonTable, keepsTable } from './table.ts'
+import type { Cell, Comparison, Workload } from './workload.ts'
 
-const { values: options } = parseArgs({
-  options: {
-    quick: { type: 'boolean', default: false },
-    json: { type: 'string' },
-    repeats: { type: 'string', default: '5' },
-    only: { type: 'string' },
-  },
-})
-const quick = options.quick
-const repeats = quick ? 1 : Number(options.repeats)
+const publishedFolder = fileURLToPath(new URL('../docs/benchmarks/', import.meta.url))
+const peersMissing = process.env['LEASEHOLD_BENCH_WITHOUT_PEERS'] === '1'
 
-interface Contender {
-  readonly label: string
-  readonly system: string
-  readonly parameters: object
+function say(line = ''): void {
+  process.stdout.write(`${line}\n`)
 }
 
-interface Comparison {
-  readonly name: string
-  readonly workload: string
-  readonly contenders: readonly Contender[]
-  /** Figures to show; the first contender's median is divided by (or by it) the others'. */
-  readonly shown: readonly { figure: string; unit: string; better: 'more' | 'less' }[]
+/** Progress is for whoever watches: it does not get into the table. */
+function progress(line: string): void {
+  process.stderr.write(`${line}\n`)
 }
 
-const tasks = quick ? 5_000 : 200_000
-const few = quick ? 300 : 5_000
-const drainFigures = [
-  { figure: 'tasksPerSecond', unit: 'tasks/s', better: 'more' },
-  { figure: 'nodeMicrosPerTask', unit: 'µs Node CPU/task', better: 'less' },
-  { figure: 'walBytesPerTask', unit: 'WAL bytes/task', better: 'less' },
-] as const
-const comparisons: Comparison[] = [
-  {
-    name: `drain of ${tasks} no-op tasks, one process, 500 handlers at once`,
-    workload: 'drain',
-    contenders: [
-      { label: 'leasehold', system: 'leasehold', parameters: { tasks, concurrency: 500 } },
-      {
-        label: 'graphile-worker (local queue, batched)',
-        system: 'graphile-worker',
-        parameters: { tasks, concurrency: 500, localQueue: 1 },
-      },
-    ],
-    shown: drainFigures,
-  },
-  {
-    name: `10 handlers at once, ${few * 4} tasks`,
-    workload: 'drain',
-    contenders: [
-      { label: 'leasehold', system: 'leasehold', parameters: { tasks: few * 4, concurrency: 10 } },
-      {
-        label: 'graphile-worker (default)',
-        system: 'graphile-worker',
-        parameters: { tasks: few * 4, concurrency: 10 },
-      },
-    ],
-    shown: drainFigures.slice(0, 1),
-  },
-  {
-    name: `one task at a time (concurrency 1), ${few} tasks`,
-    workload: 'drain',
-    contenders: [
-      { label: 'leasehold', system: 'leasehold', parameters: { tasks: few, concurrency: 1 } },
-      {
-        label: 'graphile-worker (default)',
-        system: 'graphile-worker',
-        parameters: { tasks: few, concurrency: 1 },
-      },
-    ],
-    shown: drainFigures.slice(0, 1),
-  },
-  {
-    name: 'idle start latency: INSERT sent → handler entered',
-    workload: 'latency',
-    contenders: [
-      { label: 'leasehold', system: 'leasehold', parameters: { samples: quick ? 20 : 400 } },
-      {
-        label: 'graphile-worker (default)',
-        system: 'graphile-worker',
-        parameters: { samples: quick ? 20 : 400 },
-      },
-    ],
-    shown: [
-      { figure: 'p50Ms', unit: 'ms p50', better: 'less' },
-      { figure: 'p99Ms', unit: 'ms p99', better: 'less' },
-    ],
-  },
-]
+function planOf({ workloads, sizes }: Options): { workload: Workload; comparison: Comparison }[] {
+  return workloads.flatMap((workload) => workload.plan(sizes).map((comparison) => ({ workload, comparison })))
+}
 
-const alone: { name: string; workload: string; parameters: object; repeats: number }[] = [
-  {
-    name: 'submitMany of 100,000 rows',
-    workload: 'submitBulk',
-    parameters: { tasks: quick ? 2_000 : 100_000 },
-    repeats,
-  },
-  {
-    name: '10,000 tasks in flight, a beat every 500 ms',
-    workload: 'inFlight',
-    parameters: { tasks: quick ? 500 : 10_000 },
-    repeats: 1,
-  },
-  {
-    name: 'lead pipeline: 30,000 companies through all stages, no network',
-    workload: 'leads',
-    parameters: { companies: quick ? 500 : 30_000 },
-    repeats: 1,
-  },
-  {
-    name: '1,000,000 tasks through one runner',
-    workload: 'memory',
-    parameters: { tasks: quick ? 5_000 : 1_000_000 },
-    repeats: 1,
-  },
-]
+/** A cell is ended when it takes several times as long as it should. */
+function limitOf({ parameters }: Cell): number {
+  const seconds = Number(parameters['seconds'] ?? 0)
+  return (1800 + seconds * 6) * 1000
+}
 
-const wanted = (name: string): boolean => options.only === undefined || name.includes(options.only)
+async function compare(
+  server: BenchServer,
+  workload: Workload,
+  comparison: Comparison,
+  repeats: number,
+  interrupted: AbortSignal,
+): Promise<ComparisonRecord> {
+  const cells = comparison.cells.map(({ contender, setting, parameters }): CellRecord => ({
+    system: contender.name,
+    label: contender.label,
+    kind: contender.kind,
+    setting: setting ?? null,
+    parameters,
+    samples: [],
+    failures: [],
+  }))
+  for (let round = 1; round <= repeats; round++) {
+    for (const [i, cell] of comparison.cells.entries()) {
+      if (interrupted.aborted) break
+      const record = cells[i]!
+      const name = `${workload.id} ${round}/${repeats}  ${record.label}${record.setting === null ? '' : `, ${record.setting}`}`
+      const began = performance.now()
+      try {
+        const measurement = await runCell(server, workload, cell, limitOf(cell))
+        record.samples.push(measurement)
+        const { figure, unit } = workload.shown[0]!
+        const took = `${number((performance.now() - began) / 1000)} s`
+        progress(`${name}: ${number(measurement.figures[figure] ?? Number.NaN)} ${unit} (${took})`)
+      } catch (error) {
+        record.failures.push((error as Error).message)
+        progress(`${name}: failed: ${(error as Error).message}`)
+      }
+    }
+  }
+  return { id: workload.id, workload: workload.name, title: comparison.title, shown: workload.shown, cells }
+}
 
-const server = await startServer()
-const record: object[] = []
-try {
+function write(run: RunRecord, { json, svg, publish }: Options): void {
+  const text = `${JSON.stringify(run, null, 1)}\n`
+  if (json !== null) writeFileSync(json, text)
+  const plots = plotsOf(run)
+  if (svg !== null) {
+    const ending = svg.endsWith('.svg') ? svg.slice(0, -4) : svg
+    for (const [name, content] of plots)
+      writeFileSync(plots.size === 1 ? `${ending}.svg` : `${ending}-${name}.svg`, content)
+  }
+  if (!publish) return
+  mkdirSync(publishedFolder, { recursive: true })
+  writeFileSync(join(publishedFolder, 'results.json'), text)
+  for (const [name, content] of plots) writeFileSync(join(publishedFolder, `${name}.svg`), content)
+}
+
+function sayWhatIsMeasuredOn(run: RunRecord, options: Options): void {
+  const { machine, settings } = run
   say(
-    `${cpus().length} cores (${cpus()[0]?.model.trim()}), ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.version}`,
+    `${machine.cores} cores (${machine.processor}), ${machine.memoryGib} GiB, Node ${machine.node}, commit ${machine.commit}`,
   )
   say(
-    Object.entries(server.settings)
+    Object.entries(machine.versions)
+      .map(([name, version]) => `${name} ${version}`)
+      .join(', '),
+  )
+  say(
+    Object.entries(settings)
       .map(([name, value]) => `${name}=${value}`)
       .join(' '),
   )
+  say()
+  for (const line of keepsTable(options.sizes.contenders)) say(line)
+  say()
   say(
-    'Leasehold keeps history, leases and fences in every figure; graphile-worker deletes its jobs and keeps none.',
+    'Workers, load and PostgreSQL share the cores. Read the ratios first, then the medians, the ranges last.',
   )
-  for (const comparison of comparisons.filter((c) => wanted(c.workload))) await compare(server, comparison)
-  for (const single of alone.filter((s) => wanted(s.workload))) await runAlone(server, single)
-} finally {
-  await server.stop()
+  if (run.size === 'quick')
+    say('These are the figures of --quick: they show that it runs and mean nothing else.')
 }
-if (options.json)
-  writeFileSync(options.json, `${JSON.stringify({ settings: server.settings, record }, null, 2)}\n`)
 
-async function compare(on: BenchServer, { name, workload, contenders, shown }: Comparison): Promise<void> {
-  const samples = contenders.map((): Figures[] => [])
-  for (let round = 0; round < repeats; round++) {
-    for (const [i, contender] of contenders.entries()) {
-      samples[i]!.push(
-        await measure(contender.system, workload, await on.freshDatabase(), contender.parameters),
-      )
-    }
+async function measure(options: Options): Promise<boolean> {
+  // Ctrl-C ends the cell under way, which is in the same process group; the server has to be stopped by us.
+  const interrupted = new AbortController()
+  process.once('SIGINT', () => interrupted.abort())
+  const server = await startServer()
+  const run: RunRecord = {
+    at: new Date().toISOString(),
+    size: options.sizes.size,
+    machine: describeMachine(),
+    settings: server.settings,
+    comparisons: [],
   }
-  say(`\n${name}; median of ${repeats} (lowest – highest)`)
-  const ours = samples[0]!
-  for (const { figure, unit, better } of shown) {
-    for (const [i, contender] of contenders.entries()) {
-      const all = samples[i]!.map((s) => s[figure]!)
-      const ratio =
-        better === 'more'
-          ? median(ours.map((s) => s[figure]!)) / median(all)
-          : median(all) / median(ours.map((s) => s[figure]!))
-      const versus = i === 0 ? '' : `   leasehold is ${ratio.toFixed(2)} times better`
+  try {
+    sayWhatIsMeasuredOn(run, options)
+    for (const { workload, comparison } of planOf(options)) {
+      const repeats = Math.min(options.repeats, comparison.repeats ?? options.repeats)
+      const record = await compare(server, workload, comparison, repeats, interrupted.signal)
+      if (interrupted.signal.aborted) break
+      run.comparisons.push(record)
+      say()
+      for (const line of comparisonTable(record)) say(line)
+      write(run, options)
+    }
+  } finally {
+    await server.stop()
+  }
+  const cells = run.comparisons.flatMap((comparison) => comparison.cells)
+  const failed = cells.filter(({ failures }) => failures.length > 0)
+  if (options.selfTest)
+    say(
+      `${cells.length - failed.length} of ${cells.length} cells: nothing lost, nothing twice. ${failed.length} failed.`,
+    )
+  return failed.length === 0
+}
+
+function list(options: Options): void {
+  for (const { workload, comparison } of planOf(options)) {
+    say(`${workload.id}  ${comparison.title}`)
+    for (const { contender, setting, parameters } of comparison.cells)
       say(
-        `  ${contender.label.padEnd(40)} ${show(median(all)).padStart(9)} ${unit} (${show(Math.min(...all))} – ${show(Math.max(...all))})${versus}`,
+        `      ${contender.name}${setting === undefined ? '' : `, ${setting}`}  ${JSON.stringify(parameters)}`,
       )
-    }
   }
-  record.push({ name, workload, contenders, samples })
 }
 
-async function runAlone(on: BenchServer, single: (typeof alone)[number]): Promise<void> {
-  const samples: Figures[] = []
-  for (let round = 0; round < single.repeats; round++) {
-    samples.push(await measure('leasehold', single.workload, await on.freshDatabase(), single.parameters))
-  }
-  say(`\n${single.name}; median of ${single.repeats}`)
-  for (const figure of Object.keys(samples[0]!))
-    say(`  ${figure}: ${show(median(samples.map((s) => s[figure]!)))}`)
-  record.push({ ...single, samples })
+/** Those whose packages could not be installed are left out, and said. */
+function withoutMissing(options: Options): Options {
+  if (!peersMissing) return options
+  const left = options.sizes.contenders.filter(({ installedBy }) => installedBy === 'root')
+  const without = contenders.filter(({ installedBy }) => installedBy === 'bench').map(({ label }) => label)
+  say(`Not measured, because their packages could not be installed: ${without.join(', ')}.`)
+  return { ...options, sizes: { ...options.sizes, contenders: left } }
 }
 
-function show(value: number): string {
-  return value >= 100 ? Math.round(value).toLocaleString('en') : value.toPrecision(3)
-}
-
-function say(line: string): void {
-  process.stdout.write(`${line}\n`)
+try {
+  const options = withoutMissing(readOptions(process.argv.slice(2)))
+  if (options.help) say(helpText())
+  else if (options.list) list(options)
+  else process.exitCode = (await measure(options)) ? 0 : 1
+} catch (error) {
+  progress(`${(error as Error).message}\nnpm run bench -- --help shows what there is.`)
+  process.exitCode = 2
 }

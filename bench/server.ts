@@ -20,21 +20,33 @@ export const shownSettings = [
   'wal_compression',
   'shared_buffers',
   'max_wal_size',
+  'max_connections',
   'autovacuum_naptime',
+  'shared_preload_libraries',
 ] as const
 
 /** A started server. */
 export interface BenchServer {
   readonly settings: Record<string, string>
+  readonly postmaster: number
   /** Makes an empty database and answers with its address. */
   freshDatabase(): Promise<string>
+  /** Removes it, so that a long run does not fill the disk. */
+  dropDatabase(url: string): Promise<void>
   stop(): Promise<void>
+}
+
+/** Beside the embedded server's defaults: room for 64 processes, and statistics that W4 switches on for its databases. */
+const own = {
+  max_connections: '1000',
+  shared_preload_libraries: 'pg_stat_statements',
+  'pg_stat_statements.track': 'none',
 }
 
 /** Starts the server in a folder of its own. */
 export async function startServer(): Promise<BenchServer> {
   const dataDir = await mkdtemp(join(tmpdir(), 'leasehold-bench-'))
-  const server = await startEmbedded({ dataDir })
+  const server = await startEmbedded({ dataDir, settings: own })
   const admin = new Client({ connectionString: server.url })
   await admin.connect()
   const settings: Record<string, string> = {}
@@ -45,12 +57,16 @@ export async function startServer(): Promise<BenchServer> {
   let count = 0
   return {
     settings,
+    postmaster: server.pid,
     async freshDatabase() {
       const name = `bench_${++count}`
       await admin.query(`create database ${name}`)
       const url = new URL(server.url)
       url.pathname = `/${name}`
       return url.href
+    },
+    async dropDatabase(url) {
+      await admin.query(`drop database if exists ${new URL(url).pathname.slice(1)} with (force)`)
     },
     async stop() {
       await admin.end()

@@ -1,12 +1,22 @@
 /**
  * `npm run bench`: installs what is missing, then measures. Arguments go through, e.g. `npm run bench -- --quick`.
+ *
+ * The peers have a package of their own, bench/package.json, which nobody else needs: it is installed here, on demand.
+ * Where that is not possible the run goes on without them and says so.
  */
 import { spawnSync } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
-import { ensureInstall } from './ensure-install.mjs'
+import { join } from 'node:path'
+import { ensureInstall, installPackages, pinnedEnvironment, repository } from './ensure-install.mjs'
 
 const node = ensureInstall()
-const main = fileURLToPath(new URL('../bench/main.ts', import.meta.url))
-const flags = ['--conditions=development', '--disable-warning=ExperimentalWarning', '--expose-gc']
+const given = process.argv.slice(2)
+const needsPeers = !['--without-peers', '--help', '-h', '--list'].some((flag) => given.includes(flag))
+// Not `ci`: it insists on optional builds for other platforms. The versions are the lock file's all the same.
+const how = ['install', '--no-save', '--omit=optional', '--ignore-scripts']
+const missing = needsPeers && !installPackages(join(repository, 'bench'), 'the peers of the benchmark', how)
+const flags = ['--conditions=development', '--disable-warning=ExperimentalWarning']
 process.exitCode =
-  spawnSync(node, [...flags, main, ...process.argv.slice(2)], { stdio: 'inherit' }).status ?? 1
+  spawnSync(node, [...flags, join(repository, 'bench', 'main.ts'), ...given], {
+    stdio: 'inherit',
+    env: { ...pinnedEnvironment(), LEASEHOLD_BENCH_WITHOUT_PEERS: missing ? '1' : '' },
+  }).status ?? 1

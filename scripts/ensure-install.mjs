@@ -20,19 +20,9 @@ const pinnedNode = join(
 
 /** Installs with `npm ci` when needed; exits with npm's words when it cannot. Returns the path of the pinned Node. */
 export function ensureInstall() {
-  const missing = whatIsMissing()
-  if (missing !== null) {
-    console.log(`Installing the dependencies (${missing}) …`)
-    const npm = process.env.npm_execpath
-    const [command, first] = npm ? [process.execPath, [npm]] : ['npm', []]
-    const { status } = spawnSync(command, [...first, 'ci', '--no-audit', '--no-fund'], {
-      cwd: repository,
-      stdio: ['ignore', 'inherit', 'inherit'],
-    })
-    if (status !== 0) {
-      console.error('npm ci failed: see above. Mend the cause and run the same command again.')
-      process.exit(1)
-    }
+  if (!installPackages(repository, 'the dependencies')) {
+    console.error('npm ci failed: see above. Mend the cause and run the same command again.')
+    process.exit(1)
   }
   if (!existsSync(pinnedNode)) {
     console.error(
@@ -44,6 +34,20 @@ export function ensureInstall() {
   return pinnedNode
 }
 
+/** Installs what the lock file of `folder` asks for, unless it is there. Answers whether it is there now. */
+export function installPackages(folder, what, how = ['ci']) {
+  const missing = whatIsMissing(folder)
+  if (missing === null) return true
+  console.log(`Installing ${what} (${missing}) …`)
+  const npm = process.env.npm_execpath
+  const [command, first] = npm ? [process.execPath, [npm]] : ['npm', []]
+  const { status } = spawnSync(command, [...first, ...how, '--no-audit', '--no-fund'], {
+    cwd: folder,
+    stdio: ['ignore', 'inherit', 'inherit'],
+  })
+  return status === 0
+}
+
 /** This process's environment with the pinned Node and the installed programs first in PATH. */
 export function pinnedEnvironment() {
   const first = [dirname(pinnedNode), join(repository, 'node_modules', '.bin')]
@@ -51,9 +55,9 @@ export function pinnedEnvironment() {
 }
 
 /** One reason to install, in words, or null. */
-function whatIsMissing() {
-  const wanted = readPackages(join(repository, 'package-lock.json'))
-  const installed = readPackages(join(repository, 'node_modules', '.package-lock.json'))
+function whatIsMissing(folder) {
+  const wanted = readPackages(join(folder, 'package-lock.json'))
+  const installed = readPackages(join(folder, 'node_modules', '.package-lock.json'))
   if (wanted === null) return null
   if (installed === null) return 'node_modules is missing'
   for (const [path, entry] of Object.entries(wanted)) {

@@ -1,0 +1,62 @@
+/**
+ * Runs one cell in a process of its own on a fresh database, and reads what it measured from its last line.
+ *
+ * Each gets a fresh database and fresh processes, so that nobody inherits anything. One that takes too long is ended.
+ */
+import { spawn } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import type { BenchServer } from './server.ts'
+import type { Cell, Measurement, Workload } from './workload.ts'
+
+const program = fileURLToPath(new URL('./cell.ts', import.meta.url))
+
+/** Throws when the cell fails: with the last lines of what it said. */
+export async function runCell(
+  server: BenchServer,
+  workload: Workload,
+  { contender, parameters }: Cell,
+  limitMs: number,
+): Promise<Measurement> {
+  const url = await server.freshDatabase()
+  try {
+    const output = await runProgram(
+      [contender.name, workload.name, url, String(server.postmaster), JSON.stringify(parameters)],
+      limitMs,
+    )
+    return JSON.parse(output.trim().split('\n').at(-1) ?? '') as Measurement
+  } finally {
+    await server.dropDatabase(url)
+  }
+}
+
+function runProgram(args: readonly string[], limitMs: number): Promise<string> {
+  const child = spawn(
+    process.execPath,
+    [
+      '--conditions=development',
+      '--disable-warning=ExperimentalWarning',
+      '--no-deprecation',
+      program,
+      ...args,
+    ],
+    { stdio: ['ignore', 'pipe', 'pipe'], timeout: limitMs, killSignal: 'SIGKILL' },
+  )
+  let output = ''
+  let said = ''
+  child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()))
+  child.stderr.on('data', (chunk: Buffer) => (said = (said + chunk.toString()).slice(-4000)))
+  return new Promise((resolve, reject) => {
+    child.once('error', reject)
+    child.once('close', (code, signal) => {
+      if (code === 0) return resolve(output)
+      if (signal === 'SIGKILL') return reject(new Error(`ended after ${Math.round(limitMs / 1000)} s`))
+      reject(new Error(reasonOf(said) || `ended with code ${code}`))
+    })
+  })
+}
+
+/** The error's own line, when there is one. */
+function reasonOf(said: string): string {
+  const lines = said.split('\n').filter((line) => line.trim() !== '')
+  return lines.findLast((line) => /^\s*(\w*Error|error):/.test(line))?.trim() ?? lines.slice(-3).join(' | ')
+}

@@ -1,5 +1,6 @@
 /**
- * The runner daemon's command line: which stages, from which module, on which slot, how many at once, for which run.
+ * The runner daemon's command line: which stages, from which module, on which slot, how many at once, for which run; or a
+ * manifest and the slot to be.
  *
  * Refuses what it does not know, with all problems at once, as the configuration does. What is not given here is taken
  * from the environment (daemon.ts).
@@ -12,6 +13,8 @@ import { ConfigError, type ConfigProblem } from '@leasehold/queue'
 
 /** What was given; null: nothing. */
 export interface Arguments {
+  /** The manifest's file; it says stages and module then. */
+  readonly config: string | null
   /** Empty: all stages of the module. */
   readonly stages: string[]
   /** What to import: a package's name or a file's URL. */
@@ -22,8 +25,9 @@ export interface Arguments {
 }
 
 const options = {
+  config: { type: 'string' },
   stage: { type: 'string', multiple: true },
-  module: { type: 'string', default: '@leasehold/pipeline-leads' },
+  module: { type: 'string' },
   slot: { type: 'string' },
   concurrency: { type: 'string' },
   run: { type: 'string' },
@@ -42,10 +46,18 @@ export function readArguments(args: string[]): Arguments {
   if (values.slot !== undefined && !/^[!-~]{1,100}$/.test(values.slot)) {
     problems.push({ name: '--slot', problem: 'must be 1 to 100 printable characters without spaces' })
   }
+  for (const name of values.config === undefined ? [] : (['module', 'stage'] as const)) {
+    if (values[name] !== undefined)
+      problems.push({
+        name: `--${name}`,
+        problem: 'is said by the manifest (--config); leave one of the two out',
+      })
+  }
   if (problems.length > 0) throw new ConfigError(problems)
   return {
+    config: values.config ?? null,
     stages: values.stage ?? [],
-    module: importable(values.module),
+    module: importable(values.module ?? '@leasehold/pipeline-leads'),
     slot: values.slot ?? null,
     concurrency: values.concurrency === undefined ? null : Number(values.concurrency),
     run: values.run ?? null,

@@ -7,6 +7,7 @@
  */
 import { hostname } from 'node:os'
 import { openPool, resolveDatabase } from '@leasehold/postgres'
+import { ConfigError } from '@leasehold/queue'
 import { type Runner, startRunner } from '@leasehold/runner'
 import {
   beginStart,
@@ -20,8 +21,9 @@ import {
   runMain,
 } from '@leasehold/service'
 import { type Arguments, readArguments } from './arguments.ts'
+import { type Declared, readDeclared } from './declared.ts'
 import { untilSchemaFits } from './schema.ts'
-import { loadStages } from './stages.ts'
+import { loadStages, type StageSurroundings } from './stages.ts'
 
 const version = '0.1.0'
 /** After the end, what a handler or a library left running ends with the process. */
@@ -48,6 +50,8 @@ export async function runDaemon(toldBefore: () => boolean): Promise<void> {
 
 async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<void> {
   const given = readArguments(process.argv.slice(2))
+  const declared = await declaredFor(given)
+  Object.assign(process.env, declared?.variables)
   const config = readConfig(process.env, 'runner')
   const log = createLogger({ level: config.log.level, name: 'runner' })
   if (stop.aborted) return
@@ -62,11 +66,17 @@ async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<
     systemd.status('waiting for the database')
     if (!(await untilSchemaFits(pool, log, stop))) return
     systemd.status('taking the slot')
-    const stages = await loadStages(given.module, given.stages, {
+    const surroundings: StageSurroundings = {
       db: pool,
       model: config.model,
       log: (facts, message) => log.info(facts, message),
-    })
+    }
+    // A module's files are where the manifest says; what the configuration says of folders was read before.
+    if (declared !== null && declared.worker.module !== null) process.chdir(declared.worker.directory)
+    const stages =
+      declared === null
+        ? await loadStages(given.module, given.stages, surroundings)
+        : await declared.stages(process.env, surroundings)
     const slot = slotFor(given, config, stages.map((stage) => stage.name)) // prettier-ignore
     const runner = await startRunner(
       {
@@ -75,7 +85,7 @@ async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<
         slot,
         log,
         version,
-        ...settingsOf(given, config, watchdog),
+        ...settingsOf(given, declared, config, watchdog),
         onTurn: () => watchdog.turned(),
         onBeat: () => start.ready(),
       },
@@ -101,6 +111,19 @@ async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<
   }
 }
 
+/** What the manifest says for this slot; null without a manifest. */
+async function declaredFor({ config, slot }: Arguments): Promise<Declared | null> {
+  if (config === null) return null
+  const name = slot ?? process.env['SLOT_ID'] ?? ''
+  if (name !== '') return readDeclared(config, name, process.env)
+  throw new ConfigError([
+    {
+      name: '--slot',
+      problem: 'is needed with --config: a worker of the manifest and a number, lead_verify@2',
+    },
+  ])
+}
+
 /** Without SLOT_ID every process has a slot of its own; with it, a restart takes over at once. */
 function slotFor(given: Arguments, config: Config, stages: string[]): string {
   const own = `${stages.join('+').slice(0, 50)}@${hostname().slice(0, 30)}.${process.pid}`
@@ -109,10 +132,11 @@ function slotFor(given: Arguments, config: Config, stages: string[]): string {
 
 function settingsOf(
   given: Arguments,
+  declared: Declared | null,
   config: Config,
   watchdog: Watchdog,
 ): Omit<Parameters<typeof startRunner>[0], 'connectionString' | 'stages' | 'slot' | 'log'> {
-  const concurrency = given.concurrency ?? config.runner.concurrency
+  const concurrency = given.concurrency ?? declared?.worker.concurrency ?? config.runner.concurrency
   const runFilterId = given.run ?? config.runner.runFilter
   return {
     leaseTtlMs: config.lease.ttlMs,

@@ -7,7 +7,7 @@
 import { ConfigError, type Db, type Stage } from '@leasehold/queue'
 
 // oxlint-disable-next-line typescript/no-explicit-any -- stages of any payload stand side by side
-type AnyStage = Stage<any, any>
+export type AnyStage = Stage<any, any>
 
 /** What a module's `createStages` is given. */
 export interface StageSurroundings {

@@ -4,7 +4,9 @@
  * Invariant: a manifest is answered only when nothing is wrong with it; otherwise every problem is reported at once.
  */
 import { ConfigError, nearName } from '@leasehold/queue'
+import { parseTiming } from '@leasehold/schedules'
 import { dirname, resolve } from 'node:path'
+import { readAlerts } from './alerts.ts'
 import type { Manifest, ManifestCommand, ManifestSchedule, ManifestWorker } from './manifest.ts'
 import { Problems } from './problems.ts'
 import { forms, type ScheduleForm, type StageForm, type WorkerForm } from './schema.ts'
@@ -35,6 +37,7 @@ export function assemble(value: unknown, file: string): Manifest {
   checkStages(parts, service?.secrets ?? null, problems)
   checkWorkers(parts, problems)
   checkSchedules(parts, problems)
+  const alerts = readAlerts(given['alerts'], problems)
   if (top !== null && top.beatInterval * 3 > top.leaseTtl)
     problems.add(
       'beatInterval',
@@ -59,7 +62,7 @@ export function assemble(value: unknown, file: string): Manifest {
     schedules: [...(parts.schedules as Map<string, ScheduleForm>)].map(([name, one]) =>
       toSchedule(name, one),
     ),
-    alerts: top.alerts ?? null,
+    alerts,
     drainTimeoutMs: top.drainTimeout,
     leaseTtlMs: top.leaseTtl,
     beatIntervalMs: top.beatInterval,
@@ -131,6 +134,17 @@ function checkSchedules({ stages, workers, schedules }: Parts, problems: Problem
       )
     if ((schedule.cron === undefined) === (schedule.every === undefined))
       problems.add(place, `needs cron or every${schedule.cron === undefined ? '' : ', not both'}`)
+    else checkTiming(place, schedule, problems)
+  }
+}
+
+function checkTiming(place: string, { cron, every, zone }: ScheduleForm, problems: Problems): void {
+  try {
+    parseTiming({ cron: cron ?? null, everyMs: every ?? null, zone })
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    for (const { name, problem } of error.problems)
+      problems.add(`${place}.${name.replace(/Ms$/, '')}`, problem)
   }
 }
 

@@ -3,6 +3,7 @@
  *
  * Other packages import from this file only, never past it.
  */
+export type { AlertRuleInput, AlertsInput } from './alerts.ts'
 export {
   type EnvironmentInput,
   type ManifestInput,

@@ -5,7 +5,7 @@
  * values may be is checked in schema.ts, what the programs get is in manifest.ts.
  */
 import type { Duration } from '@leasehold/queue'
-import type { ManifestAlerts } from './manifest.ts'
+import type { AlertsInput } from './alerts.ts'
 
 /** Environment variables of a process: names to texts. Never secrets, which are named in `secrets`. */
 export type EnvironmentInput = Readonly<Record<string, string>>
@@ -52,7 +52,7 @@ export interface WorkerInput extends ProcessInput {
 /** Tasks that are submitted by the clock. */
 export interface ScheduleInput {
   readonly stage: string
-  /** When: a cron expression in `zone`, or `every`. */
+  /** When: a cron expression of five fields in `zone`, or an interval in whole seconds. */
   readonly cron?: string
   readonly every?: Duration
   /** IANA name; default UTC. */
@@ -79,7 +79,7 @@ export interface ManifestInput {
   readonly stages?: Readonly<Record<string, StageInput>>
   readonly workers?: Readonly<Record<string, WorkerInput>>
   readonly schedules?: Readonly<Record<string, ScheduleInput>>
-  readonly alerts?: ManifestAlerts
+  readonly alerts?: AlertsInput
   /** Heartbeat monitors and schedulers that run here; default 1 each, 0 for none. */
   readonly monitors?: number
   readonly schedulers?: number

@@ -4,6 +4,7 @@
  * Invariant: whoever holds one holds names that fit everywhere (slot, systemd instance, stage) and a worker for every
  * slot. How people write it is in input.ts.
  */
+import type { AlertPolicyInput } from '@leasehold/queue'
 
 export interface Manifest {
   /** Absolute. */
@@ -86,5 +87,5 @@ export interface ManifestSchedule {
   readonly enabled: boolean
 }
 
-/** Who is told what, and how often. */
-export type ManifestAlerts = Readonly<Record<string, unknown>>
+/** Who is told what, and how often: a change of the database's policy. */
+export type ManifestAlerts = AlertPolicyInput

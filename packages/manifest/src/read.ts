@@ -8,6 +8,7 @@ import { readFile } from 'node:fs/promises'
 import { basename, extname, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { assemble } from './assemble.ts'
+import { lineOf, linesOf } from './lines.ts'
 import type { Manifest } from './manifest.ts'
 
 /** The manifest of a file. Throws {@link ConfigError}. What its code throws is reported with its message. */
@@ -20,7 +21,23 @@ export async function readManifest(file: string): Promise<Manifest> {
       error,
     )
   })
-  return assemble(await valueOf(path, text), path)
+  const value = await valueOf(path, text)
+  try {
+    return assemble(value, path)
+  } catch (error) {
+    throw error instanceof ConfigError ? withLines(error, path, text) : error
+  }
+}
+
+/** The same problems, each with the line it stands in where that can be seen. */
+function withLines({ problems }: ConfigError, path: string, text: string): ConfigError {
+  const lines = linesOf(text)
+  return new ConfigError(
+    problems.map(({ name, problem }) => {
+      const line = lineOf(lines, name)
+      return { name, problem: line === null ? problem : `${problem} (${basename(path)}:${line})` }
+    }),
+  )
 }
 
 async function valueOf(path: string, text: string): Promise<unknown> {

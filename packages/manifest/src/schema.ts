@@ -74,7 +74,6 @@ export interface ServiceForm {
 
 /** What stands at the top; times in milliseconds. */
 export interface TopForm {
-  readonly alerts?: Record<string, unknown> | undefined
   readonly monitors: number
   readonly schedulers: number
   readonly leaseTtl: number
@@ -124,7 +123,7 @@ export const forms: {
   schedule: z.strictObject({
     stage: stageName,
     cron: z.string({ error: (issue) => `must be a cron expression, not ${shown(issue.input)}` }).optional(),
-    every: duration(1000, 366 * day, '1 s to 366 d').optional(),
+    every: duration(1000, 400 * day, '1 s to 400 d').optional(),
     zone: z
       .string({ error: (issue) => `must be the name of a time zone, not ${shown(issue.input)}` })
       .default('UTC'),
@@ -142,7 +141,7 @@ export const forms: {
     stages: z.unknown().optional(),
     workers: z.unknown().optional(),
     schedules: z.unknown().optional(),
-    alerts: z.record(z.string(), z.unknown(), { error: 'must be an object' }).optional(),
+    alerts: z.unknown().optional(),
     monitors: whole(0, 100).default(1),
     schedulers: whole(0, 100).default(1),
     leaseTtl: duration(1000, 3_600_000, '1 s to 1 h').default(90_000),

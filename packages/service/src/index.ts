@@ -6,5 +6,5 @@
 export { type Config, type ConfigReader, type Environment, type SmtpConfig, readConfig } from './config.ts'
 export { type Logger, type LoggerOptions, createLogger } from './log.ts'
 export { type ShutdownHandlers, onShutdown, processExitCodes, runMain } from './process.ts'
-export { settingNames } from './settings.ts'
+export { secretNames, settingNames } from './settings.ts'
 export { type Notifier, type Start, beginStart, notifier } from './systemd.ts'

@@ -11,6 +11,7 @@ import { become } from '../processes/become.ts'
 import { monitorEntry, runnerEntry } from '../processes/entries.ts'
 
 interface RunnerOptions {
+  readonly config?: string
   readonly stage?: string[]
   readonly module?: string
   readonly slot?: string
@@ -25,6 +26,7 @@ export function addDaemonCommands(program: Command, context: Context): void {
     .description(
       'work on stages until it is stopped: the first SIGTERM or Ctrl-C drains, the second stops now',
     )
+    .option('--config <file>', 'the manifest that declares the worker of --slot (docs/manifest.md)')
     .option('--stage <stages...>', 'the stages to serve (default: all of the module)')
     .option('--module <file|package>', 'where the stages are defined (default: the lead pipeline)')
     .option('--slot <slot>', 'its stable name: a process that takes it over frees what the earlier one held')
@@ -44,6 +46,7 @@ export function addDaemonCommands(program: Command, context: Context): void {
 /** The runner daemon's own arguments; also used by `dev`. */
 export function runnerArguments(options: RunnerOptions): string[] {
   return [
+    ...(options.config === undefined ? [] : ['--config', options.config]),
     ...(options.stage ?? []).flatMap((stage) => ['--stage', stage]),
     ...(options.module === undefined ? [] : ['--module', options.module]),
     ...(options.slot === undefined ? [] : ['--slot', options.slot]),

@@ -71,8 +71,6 @@ async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<
       model: config.model,
       log: (facts, message) => log.info(facts, message),
     }
-    // A module's files are where the manifest says; what the configuration says of folders was read before.
-    if (declared !== null && declared.worker.module !== null) process.chdir(declared.worker.directory)
     const stages =
       declared === null
         ? await loadStages(given.module, given.stages, surroundings)

@@ -102,6 +102,7 @@ async function moduleStages(
   const programs = manifest.commands.map((command) => command.stage)
   const names = worker.stages.filter((stage) => !programs.includes(stage))
   if (worker.module === null || names.length === 0) return []
+  enter(worker)
   try {
     return await loadStages(importable(worker.module, manifest.file), names, surroundings)
   } catch (error) {
@@ -112,6 +113,16 @@ async function moduleStages(
       problem,
     }))
     throw new ConfigError(problems, { cause: error })
+  }
+}
+
+/** A module's relative paths start in its worker's directory, as they do under systemd. */
+function enter({ name, directory }: ManifestWorker): void {
+  try {
+    process.chdir(directory)
+  } catch (error) {
+    const problem = `${directory} cannot be entered: ${(error as Error).message}`
+    throw new ConfigError([{ name: `worker ${name}: directory`, problem }], { cause: error })
   }
 }
 

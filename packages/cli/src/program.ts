@@ -5,6 +5,7 @@
  * What the commands do is in commands/, one file for each group.
  */
 import { Command, CommanderError } from 'commander'
+import { addCheck } from './commands/check.ts'
 import { addDaemonCommands } from './commands/daemons.ts'
 import { addDatabaseCommands } from './commands/database.ts'
 import { addDev } from './commands/dev.ts'
@@ -68,6 +69,7 @@ function createProgram(context: Context): Command {
   addDev(program, context)
   addDaemonCommands(program, context)
   program.commandsGroup('Look:')
+  addCheck(program, context)
   addStatus(program, context)
   addStageCommands(program, context)
   addWorkers(program, context)

@@ -8,7 +8,7 @@
 import type { Anthropic } from '@anthropic-ai/sdk'
 import { z } from 'zod'
 import { ModelAnswerInvalidError } from './model-errors.ts'
-import { modelError, openClient, type ClientOptions } from './model-client.ts'
+import type { ClientOptions, modelError } from './model-client.ts'
 
 /** A question. `webSearch.maxUses` lets the model search the web that often; `maxTokens` bounds thinking and answer (8,192). */
 export type Question<T> = {
@@ -46,15 +46,29 @@ const MAX_TURNS = 8
 
 type Usage = { -readonly [K in keyof ModelUsage]: number }
 
-/** Opens a model. No request is made before the first question. */
+/** The SDK's client, and its errors in our words. */
+type Connection = { readonly client: Anthropic; readonly modelError: typeof modelError }
+
+/**
+ * Opens a model. Nothing happens before the first question: the SDK is large, and most processes ask none (loaded with the
+ * others it cost each of them 20 MiB).
+ */
 export function openModel(options: ModelOptions): Model {
-  const client = openClient(options)
   const name = options.model ?? DEFAULT_MODEL
-  return { name, ask: (question) => ask(client, name, options, question) }
+  let connection: Promise<Connection> | null = null
+  return {
+    name,
+    ask: async (question) => ask(await (connection ??= connect(options)), name, options, question),
+  }
+}
+
+async function connect(options: ModelOptions): Promise<Connection> {
+  const { modelError, openClient } = await import('./model-client.ts')
+  return { client: openClient(options), modelError }
 }
 
 async function ask<T>(
-  client: Anthropic,
+  connection: Connection,
   model: string,
   options: ModelOptions,
   question: Question<T>,
@@ -64,7 +78,7 @@ async function ask<T>(
   const messages: Anthropic.MessageParam[] = [{ role: 'user', content: question.prompt }]
   let repaired = false
   for (let turn = 0; turn < MAX_TURNS; turn++) {
-    const message = await request(client, model, options, question, {
+    const message = await request(connection, model, options, question, {
       messages,
       signal,
       usage,
@@ -91,7 +105,7 @@ type Turn = {
 }
 
 async function request<T>(
-  client: Anthropic,
+  connection: Connection,
   model: string,
   options: ModelOptions,
   question: Question<T>,
@@ -114,7 +128,7 @@ async function request<T>(
   for (let attempt = 1; ; attempt++) {
     try {
       turn.usage.requests++
-      const message = await client.messages
+      const message = await connection.client.messages
         .stream(params, turn.signal === undefined ? {} : { signal: turn.signal })
         .finalMessage()
       turn.usage.inputTokens += message.usage.input_tokens
@@ -123,7 +137,7 @@ async function request<T>(
       return message
     } catch (error) {
       if (turn.signal?.aborted === true) throw turn.signal.reason
-      const known = modelError(error)
+      const known = connection.modelError(error)
       // The SDK has retried what failed before the stream began; a stream cut in its middle is ours to repeat.
       if (known.cutStream && attempt < attempts) continue
       throw known.error

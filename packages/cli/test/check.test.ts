@@ -1,0 +1,103 @@
+/**
+ * `leasehold check` as CI runs it: what it prints of a manifest that is right, and how it ends for one that is not.
+ */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { leasehold, leaseholdJson } from './leasehold.ts'
+
+const factory = fileURLToPath(new URL('../../../pipelines/factory/leasehold.config.ts', import.meta.url))
+let folder: string
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'leasehold-check-'))
+})
+afterAll(() => rmSync(folder, { recursive: true }))
+
+function write(name: string, manifest: object): string {
+  const file = join(folder, name)
+  writeFileSync(file, JSON.stringify(manifest, null, 2))
+  return file
+}
+
+test('the factory is right: its workers, its processes, and when its schedules fire in their zone', async () => {
+  const { code, stdout, stderr } = await leasehold(['check', factory], {})
+  expect(code, stderr).toBe(0)
+  expect(stdout).toContain('21 workers in 28 processes, 1 monitor, 1 scheduler, 5 schedules, alert policy')
+  expect(stdout).toMatch(/^lead-verify +8 +lead-verify +node workers\/work\.mjs lead-verify$/m)
+  expect(stdout).toMatch(
+    /^daily-blog +daily-blog +0 6 \* \* \* +Europe\/London( +\d{4}-\d\d-\d\d 06:00:00 \+0[01]:00){3}$/m,
+  )
+  expect(stdout).not.toContain('warning')
+})
+
+test('as JSON it has the same facts, with three moments for each schedule', async () => {
+  const found = await leaseholdJson<{
+    processes: number
+    schedules: { name: string; next: { at: string }[] }[]
+  }>(['check', factory], {})
+  expect(found).toMatchObject({ processes: 28, monitors: 1, schedulers: 1, warnings: [] })
+  for (const { next } of found.schedules) {
+    const times = next.map(({ at }) => Date.parse(at))
+    expect(times).toHaveLength(3)
+    expect(times).toEqual(times.toSorted((a, b) => a - b))
+  }
+  const monitor = found.schedules.find(({ name }) => name === 'reply-monitor')!
+  expect(Date.parse(monitor.next[1]!.at) - Date.parse(monitor.next[0]!.at)).toBe(900_000)
+})
+
+test('a manifest with mistakes is exit code 2, with every place, line and reason', async () => {
+  const file = write('bad.json', {
+    stages: { x: { comand: 'a' } },
+    schedules: { s: { stage: 'y', cron: '* * *' } },
+  })
+  const { code, stdout, stderr } = await leasehold(['check', file], {})
+  expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
+  expect(stderr).toContain('stages.x.comand: is not a setting; did you mean command? (bad.json:4)')
+  expect(stderr).toContain("schedules.s.cron: '* * *' has 3 fields")
+  expect(stderr).toContain("schedules.s.stage: no stage 'y' is declared")
+  const json = await leasehold(['check', file, '--json'], {})
+  expect(json.code).toBe(2)
+  expect(JSON.parse(json.stderr)).toMatchObject({ error: { code: 'CONFIG', exitCode: 2 } })
+})
+
+test('a setting that no process knows is refused here and not at its start', async () => {
+  const file = write('settings.json', {
+    service: { env: { LEASEHOLD_LOG_LEVL: 'info', LEASEHOLD_POLL_MS: 'often' } },
+  })
+  const { code, stderr } = await leasehold(['check', file], {})
+  expect(code).toBe(2)
+  expect(stderr).toContain(
+    'service.env.LEASEHOLD_LOG_LEVL: is not a setting; did you mean LEASEHOLD_LOG_LEVEL?',
+  )
+  expect(stderr).toContain('service.env.LEASEHOLD_POLL_MS: must be a whole number of milliseconds')
+})
+
+test('what is odd is a warning, and no failure', async () => {
+  const file = write('odd.json', {
+    stages: {
+      a: { command: 'no-such-program --x' },
+      b: { command: 'node workers/blog.js' },
+      c: { command: 'node -e 1', directory: 'nowhere' },
+      d: { module: './stages.ts' },
+      e: { command: 'true', instances: 0 },
+      fine: { command: 'true' },
+    },
+    schedules: { s: { stage: 'e', every: '1 h' } },
+  })
+  const { warnings } = await leaseholdJson<{ warnings: string[] }>(['check', file], {})
+  expect(warnings).toEqual([
+    expect.stringMatching(/^stage a: there is no program 'no-such-program' in PATH/),
+    'stage b: workers/blog.js does not exist',
+    expect.stringMatching(/^stage c: its working directory .*nowhere does not exist$/),
+    'worker d: its module stages.ts does not exist',
+    'stage e: no process here serves it, and a schedule submits to it',
+  ])
+})
+
+test('without a file it looks for leasehold.config.ts, and says so when there is none', async () => {
+  const { code, stderr } = await leasehold(['check'], {})
+  expect(code).toBe(2)
+  expect(stderr).toContain('leasehold.config.ts: cannot be read: there is no such file')
+})

@@ -46,18 +46,19 @@ export function readAlerts(value: unknown, problems: Problems): AlertPolicyInput
     ['gapMs', 'gap'],
     ['backlogMs', 'backlog'],
   ] as const)
-    // prettier-ignore
     if (wrong in rest) problems.add(`alerts.${wrong}`, `is not a setting; did you mean ${right}?`)
   if (gap !== undefined) input['gapMs'] = milliseconds('alerts.gap', gap, problems)
   if (backlog !== undefined) input['backlogMs'] = eachTime('alerts.backlog', backlog, problems)
   if (rules !== undefined) input['rules'] = readRules(rules, problems)
-  const named = (name: string): string =>
-    (name === 'alerts' ? name : `alerts.${name}`)
-      .replace(/^alerts\.backlogMs/, 'alerts.backlog')
-      .replace(/Ms$/, '')
   if (problems.list.length === before)
-    for (const { name, problem } of alertPolicyProblems(input)) problems.add(named(name), problem)
+    for (const { name, problem } of alertPolicyProblems(input)) problems.add(placeOf(name), problem)
   return problems.list.length === before ? input : null
+}
+
+/** The library's name of a setting as the manifest has it. */
+function placeOf(name: string): string {
+  if (name === 'alerts') return name
+  return `alerts.${name}`.replace(/^alerts\.backlogMs/, 'alerts.backlog').replace(/Ms$/, '')
 }
 
 function readRules(rules: unknown, problems: Problems): unknown {
@@ -74,7 +75,6 @@ function readRule(place: string, rule: unknown, problems: Problems): unknown {
     ['minAgeMs', 'minAge'],
     ['remindAfterMs', 'remindAfter'],
   ] as const)
-    // prettier-ignore
     if (wrong in rest) problems.add(`${place}.${wrong}`, `is not a setting; did you mean ${right}?`)
   return {
     ...rest,

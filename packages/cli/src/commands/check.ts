@@ -87,7 +87,6 @@ function nextOf(schedule: ManifestSchedule, now: Date): Firing[] {
 
 function report(terminal: Terminal, findings: Findings): string {
   const { workers, schedules, processes, monitors, schedulers, warnings } = findings
-  const count = (n: number, one: string): string => `${n} ${one}${n === 1 ? '' : 's'}`
   const parts = [
     `${terminal.paint('green', 'ok')} ${findings.file}`,
     `${count(workers.length, 'worker')} in ${processes === 1 ? '1 process' : `${processes} processes`}, ` +
@@ -101,6 +100,10 @@ function report(terminal: Terminal, findings: Findings): string {
   if (warnings.length > 0)
     parts.push(warnings.map((warning) => `${terminal.paint('yellow', 'warning:')} ${warning}`).join('\n'))
   return parts.join('\n\n')
+}
+
+function count(n: number, one: string): string {
+  return `${n} ${one}${n === 1 ? '' : 's'}`
 }
 
 function workerTable(terminal: Terminal, workers: Findings['workers']): string {

@@ -3,10 +3,13 @@
  * `npm start -- --source FILE --city Austin --target 50 --once`.
  */
 import { spawn } from 'node:child_process'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { ensureInstall } from './ensure-install.mjs'
+import { ensureInstall, repository } from './ensure-install.mjs'
 
 const node = ensureInstall()
+// What was compiled once is not compiled again, by none of the processes that come of this one.
+process.env.NODE_COMPILE_CACHE ??= join(repository, 'node_modules', '.cache', 'compiled')
 const main = fileURLToPath(new URL('../packages/cli/src/main.ts', import.meta.url))
 const flags = ['--conditions=development', '--disable-warning=ExperimentalWarning']
 const child = spawn(node, [...flags, main, 'start', ...process.argv.slice(2)], { stdio: 'inherit' })

@@ -34,6 +34,10 @@ const args = [
   ...process.argv.slice(2),
 ]
 
+// Sources that were compiled once are not compiled again: half of the time until a command or a daemon works. In the
+// repository's own folder, because in a shared one another user could leave code for us; where it cannot be written, not.
+if (fromSource) process.env.NODE_COMPILE_CACHE ??= join(here, '../../../node_modules/.cache/compiled')
+
 if (node === process.execPath && typeof process.execve === 'function' && process.platform !== 'win32') {
   // The same process goes on as the program: signals and process ids need no forwarding.
   process.execve(node, [node, ...args], process.env)

@@ -44,6 +44,14 @@ const defaultTimeoutMs = 30 * 60_000
 /** From this many on, a second exchange beside the first one pays. */
 const batchSize = 32
 
+/**
+ * Characters of payload in one answer, about: what comes next is taken to be as large as what came last. A worker with
+ * hundreds of places must not be ended by payloads of a megabyte each, which would count as a crash of all its tasks.
+ */
+const answerCharacters = 16_000_000
+/** Of one payload, while none was seen. */
+const unseenCharacters = 250_000
+
 /** The places of one runner. */
 export class Capacity {
   /** Over all stages, as in {@link Served}. */
@@ -56,6 +64,8 @@ export class Capacity {
   private readonly byName: Map<string, Served>
   private readonly most: number
   private first = 0
+  /** Of one payload: as in the last answer; it falls by halves, so that one small answer does not open the gates. */
+  private payloadCharacters = unseenCharacters
 
   constructor({
     stages,
@@ -90,7 +100,7 @@ export class Capacity {
   reserve(ahead: boolean): Wish | null {
     const beyond = ahead ? this.ahead : 0
     if (this.free + beyond <= 0) return null
-    let left = Math.min(this.free + beyond, this.most)
+    let left = Math.min(this.free + beyond, this.most, this.bearable())
     const freeOf = (served: Served): number => served.free + Math.min(beyond, served.size)
     const asked: Served[] = []
     let open = 0
@@ -120,6 +130,11 @@ export class Capacity {
     return wish
   }
 
+  /** How many payloads of the present size one answer may bring. */
+  private bearable(): number {
+    return Math.max(1, Math.floor(answerCharacters / this.payloadCharacters))
+  }
+
   /** There is no answer: the places are free again. */
   giveBack(wish: Wish | null): void {
     if (wish !== null) this.move(wish, 1)
@@ -128,6 +143,11 @@ export class Capacity {
   /** The answer is here: places are free again until what was claimed takes them one by one. */
   answered(wish: Wish, claimed: readonly ClaimedRow[]): Yield {
     this.move(wish, 1)
+    if (claimed.length > 0) {
+      let characters = 0
+      for (const row of claimed) characters += row[4].length
+      this.payloadCharacters = Math.max(characters / claimed.length, this.payloadCharacters / 2)
+    }
     let saturated = false
     let next = 0 // rows come stage by stage, in the order of the wish
     for (const [i, name] of wish.stages.entries()) {

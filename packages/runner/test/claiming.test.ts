@@ -1,7 +1,7 @@
 /**
  * What a runner takes and when: within its places, of its stages, of its run, when its time has come, as soon as it is told.
  */
-import { defineStage, pauseStage, resumeStage, submit, submitMany } from '@leasehold/queue'
+import { defineStage, pauseStage, registerStage, resumeStage, submit, submitMany } from '@leasehold/queue'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { z } from 'zod'
 import type { TestDatabase } from '../../../test/harness/database.ts'
@@ -238,5 +238,23 @@ test('10,000 tasks in flight cost one row update per beat', async () => {
   expect(rows).toEqual([{ running: 10_000, covers: true }])
   letGo()
   await expect.poll(() => runner.counts.settled, { timeout: 20_000 }).toBe(10_000)
+  await runner.drain()
+})
+
+test('one answer brings no more than some megabytes of payloads, however many places are free', async () => {
+  const stage = defineStage({ name: 'large', payload: z.unknown(), concurrency: 400, async run() {} })
+  await registerStage(db.pool, stage)
+  await db.pool.query(
+    `insert into leasehold.tasks (stage, payload)
+     select 'large', jsonb_build_object('pad', repeat('x', 400000)) from generate_series(1, 150)`,
+  )
+  const runner = await startTestRunner(db, { stages: [stage] })
+  await expect.poll(() => runner.counts.settled, { timeout: 30_000 }).toBe(150)
+  const { rows } = await db.pool.query<{ n: number }>(
+    'select count(*)::int as n from leasehold.attempts group by fence order by fence',
+  )
+  const [first, ...later] = rows.map((row) => row.n)
+  expect(first).toBeLessThanOrEqual(64) // nothing is known of them yet
+  expect(Math.max(...later)).toBeLessThanOrEqual(40) // 16 million characters
   await runner.drain()
 })

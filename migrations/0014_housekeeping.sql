@@ -837,8 +837,7 @@ from (
   union all
   select 'id partitions ahead', case when count(*) < 1 then 'warn' else 'ok' end, count(*)::text,
     'npx leasehold housekeeping run partitions; a running monitor does it.'
-  from leasehold.partitions p where p.first_id > coalesce((select q.last_value from pg_catalog.pg_sequences q
-    where q.schemaname = 'leasehold' and q.sequencename = 'tasks_id_seq'), 0)
+  from leasehold.partitions p where p.first_id > (select q.last_value from leasehold.tasks_id_seq q)
   union all
   select 'transaction id age', case when age(d.datfrozenxid) > 1000000000 then 'warn' else 'ok' end, age(d.datfrozenxid)::text,
     'Autovacuum has to freeze this database soon.'

@@ -595,9 +595,8 @@ create view leasehold.database_health as
             (count(*))::text AS count,
             'npx leasehold housekeeping run partitions; a running monitor does it.'::text
            FROM leasehold.partitions p
-          WHERE (p.first_id > COALESCE(( SELECT q.last_value
-                   FROM pg_sequences q
-                  WHERE ((q.schemaname = 'leasehold'::name) AND (q.sequencename = 'tasks_id_seq'::name))), (0)::bigint))
+          WHERE (p.first_id > ( SELECT q.last_value
+                   FROM leasehold.tasks_id_seq q))
         UNION ALL
          SELECT 'transaction id age'::text,
                 CASE

@@ -5,6 +5,7 @@
  * What the commands do is in commands/, one file for each group.
  */
 import { Command, CommanderError } from 'commander'
+import { addBench } from './commands/bench.ts'
 import { addCheck } from './commands/check.ts'
 import { addDaemonCommands } from './commands/daemons.ts'
 import { addDatabaseCommands } from './commands/database.ts'
@@ -78,6 +79,7 @@ function createProgram(context: Context): Command {
   addRuns(program, context)
   addExport(program, context)
   addDoctor(program, context)
+  addBench(program, context)
   addHousekeeping(program, context)
   addRetention(program, context)
   program.commandsGroup('Do:')

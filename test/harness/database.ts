@@ -38,7 +38,12 @@ export async function createTestDatabase(
   const template = options.empty ? 'template0' : server.template
   await asAdmin(`create database ${name} template ${template}`)
   const url = inDatabase(server.adminUrl, name)
-  const pool = openPool({ connectionString: url, applicationName: 'test', max: options.max ?? 10 })
+  const pool = openPool({
+    connectionString: url,
+    applicationName: 'test',
+    max: options.max ?? 10,
+    userStatements: true,
+  })
   const clients = new Set<Client>()
   return {
     url,

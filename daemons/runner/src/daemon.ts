@@ -61,7 +61,12 @@ async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<
   const start = beginStart(systemd)
   const { url: databaseUrl, dataDir } = config.database
   const database = await resolveDatabase({ databaseUrl: databaseUrl ?? undefined, dataDir })
-  const pool = openPool({ connectionString: database.url, applicationName: 'leasehold stages', max: 10 })
+  const pool = openPool({
+    connectionString: database.url,
+    applicationName: 'leasehold stages',
+    max: 10,
+    userStatements: true,
+  })
   try {
     systemd.status('waiting for the database')
     if (!(await untilSchemaFits(pool, log, stop))) return

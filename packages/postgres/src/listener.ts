@@ -2,10 +2,11 @@
  * Hears notifications: LISTEN on a connection of its own, pinged, made again whenever it is lost.
  *
  * A hint only, never the truth. While it is down `hearing` is false and whoever uses it polls faster.
- * Behind a pooler in transaction mode it never hears; the ping finds that out.
+ * Behind a pooler in transaction mode nothing can be heard: it notices that, keeps no connection and stays deaf.
  */
 import { Client } from 'pg'
 import { OutageLog, retryDelayMs, sleep } from './outage.ts'
+import { inOwnSession, saysPooler } from './pinned-client.ts'
 
 const pingIntervalMs = 10_000
 const pingTimeoutMs = 5_000
@@ -22,20 +23,24 @@ export interface ListenerOptions {
 /** Listens to some channels until stopped. */
 export class Listener {
   hearing = false
+  private deaf = false
   private readonly options: ListenerOptions
   private readonly stopped = new AbortController()
   private readonly outage = new OutageLog()
-  private readonly done: Promise<void>
+  /** Resolves when it has stopped for good: when it was told to, or because there is nothing to hear. */
+  readonly over: Promise<void>
 
   constructor(options: ListenerOptions) {
     this.options = options
-    this.done = this.run()
+    this.over = this.run()
   }
 
   private async run(): Promise<void> {
+    if (saysPooler(this.options.connectionString)) return
     while (!this.stopped.signal.aborted) {
       await this.listenUntilLost().catch(() => {})
       this.hearing = false
+      if (this.deaf) return
       this.outage.failed()
       await sleep(retryDelayMs(this.outage.count), this.stopped.signal)
     }
@@ -57,6 +62,11 @@ export class Listener {
     this.stopped.signal.addEventListener('abort', stop)
     try {
       await client.connect()
+      const own = await client.query(`select where ${inOwnSession(client)}`)
+      if (own.rowCount === 0) {
+        this.deaf = true
+        return
+      }
       for (const channel of this.options.channels)
         await client.query(`listen ${client.escapeIdentifier(channel)}`)
       this.hearing = true
@@ -64,7 +74,7 @@ export class Listener {
       this.options.wake() // what was submitted while nobody listened
       while (!lost.signal.aborted) {
         await sleep(pingIntervalMs, lost.signal)
-        // A half-open connection answers nothing; a pooler that moved us to another session has no channels.
+        // A half-open connection answers nothing; a pooler that could not be told has moved us where no channels are.
         if (!lost.signal.aborted) {
           const { rowCount } = await client.query('select pg_listening_channels()')
           if (!rowCount) throw new Error('the connection no longer listens')
@@ -78,6 +88,6 @@ export class Listener {
 
   async stop(): Promise<void> {
     this.stopped.abort()
-    await this.done
+    await this.over
   }
 }

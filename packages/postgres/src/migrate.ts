@@ -88,7 +88,8 @@ async function applyNext(
   options: MigrateOptions,
 ): Promise<string | null> {
   const db = new Kysely<unknown>({ dialect: new OneClientDialect(client) })
-  return db.transaction().execute(async (trx) => {
+  const transaction = db.transaction().setIsolationLevel('read committed').setAccessMode('read write')
+  return transaction.execute(async (trx) => {
     await lock(client, options.waitMs ?? 300_000)
     await createBookkeeping(client)
     const status = await compareSchema(client, set, files)
@@ -127,8 +128,10 @@ function refuseLate(next: string, databaseVersion: string | null): void {
 }
 
 async function lock(client: PoolClient, waitMs: number): Promise<void> {
+  // What files leave unqualified means pg_catalog, or else public, whatever the login's search_path.
   await client.query(
-    "select set_config('lock_timeout', $1, true), set_config('statement_timeout', '0', true)",
+    `select pg_catalog.set_config('lock_timeout', $1, true), pg_catalog.set_config('statement_timeout', '0', true),
+      pg_catalog.set_config('search_path', 'public', true)`,
     [`${waitMs}ms`],
   )
   try {

@@ -3,12 +3,13 @@
  *
  * Invariant: no connection opened before a failover is ever used after one was seen. A demoted primary keeps its
  * sockets open and answers every write with 25006; a pool that keeps such connections stays broken for days.
+ * Each connection runs under the settings of session.ts, also behind a pooler in transaction mode (pinned-client.ts).
  * Refuses to log, retry or read the environment: the caller hears of lost connections through `onError` and decides.
- * Which database to connect to is decided in resolve-database.ts.
  */
 import { ConfigError } from '@leasehold/queue'
 import { Client, Pool, type PoolClient, type PoolConfig } from 'pg'
 import { errorCode } from './error-code.ts'
+import { type PinnedClient, pinnedClientClass, saysPooler } from './pinned-client.ts'
 
 /** How a pool is opened. Everything but the first two has a default which suits a daemon. */
 export interface PoolOptions {
@@ -21,10 +22,12 @@ export interface PoolOptions {
   readonly connectTimeoutMs?: number
   /** An idle connection is closed after this long; 0 keeps it; default 30 s. */
   readonly idleTimeoutMs?: number
-  /** The server ends a statement after this long. Sent as a startup parameter, which PgBouncer must be told to ignore. */
+  /** The server ends a statement after this long; default: never. */
   readonly statementTimeoutMs?: number
-  /** The server ends a transaction left idle for this long. A startup parameter too. */
+  /** The server ends a transaction left idle for this long; default: never. */
   readonly idleInTransactionTimeoutMs?: number
+  /** Statements of the user's own run here too: search_path and limits stay as the login has them. */
+  readonly userStatements?: boolean
   /** The client gives a query up, and its connection with it, after this long without an answer (a half-open link). */
   readonly queryTimeoutMs?: number
   /** Several queries of one client travel at once; each still has its own result and error. */
@@ -67,21 +70,26 @@ function checkAddress(connectionString: string): void {
 }
 
 function toPgConfig(options: PoolOptions): PoolConfig {
+  const limits = {
+    statementTimeoutMs: options.statementTimeoutMs ?? 0,
+    idleInTransactionTimeoutMs: options.idleInTransactionTimeoutMs ?? 0,
+    userStatements: options.userStatements ?? false,
+  }
+  const connectTimeoutMs = options.connectTimeoutMs ?? 10_000
   return {
     connectionString: options.connectionString,
     application_name: options.applicationName,
     max: options.max ?? 10,
-    connectionTimeoutMillis: options.connectTimeoutMs ?? 10_000,
+    connectionTimeoutMillis: connectTimeoutMs,
     idleTimeoutMillis: options.idleTimeoutMs ?? 30_000,
     keepAlive: true,
     keepAliveInitialDelayMillis: 10_000,
-    ...(options.statementTimeoutMs === undefined ? {} : { statement_timeout: options.statementTimeoutMs }),
-    ...(options.idleInTransactionTimeoutMs === undefined
-      ? {}
-      : { idle_in_transaction_session_timeout: options.idleInTransactionTimeoutMs }),
     ...(options.queryTimeoutMs === undefined ? {} : { query_timeout: options.queryTimeoutMs }),
     ...(options.pipeline === undefined ? {} : { pipeline: options.pipeline }),
     ...(options.allowExitOnIdle === undefined ? {} : { allowExitOnIdle: options.allowExitOnIdle }),
+    Client: pinnedClientClass(limits, saysPooler(options.connectionString)),
+    // A connection whose settings cannot be made is not handed out.
+    onConnect: (client) => (client as PinnedClient).pin(connectTimeoutMs),
   }
 }
 

@@ -113,8 +113,8 @@ export async function submit<P>(
 ): Promise<string> {
   const f = taskFields(stage as Stage<never>, payload, options)
   const { rows } = await translating(() =>
+    // Not a named statement: the caller's connection may go through a pooler in transaction mode.
     db.query<{ id: string }>({
-      name: 'leasehold_submit',
       text: `select leasehold.submit(stage => $1, payload => $2::jsonb, priority => $3, run_at => $4, key => $5, run_id => $6,
         title => $7, max_attempts => $8, timeout => $9 * interval '1 millisecond', depends_on => $10::bigint[],
         concurrency_key => $11, meta => $12::jsonb, on_key_conflict => $13)::text as id`,
@@ -160,7 +160,6 @@ export async function submitMany<P>(
       const ids: string[] = []
       for (const chunk of chunks) {
         const { rows } = await tx.query<{ id: string }>({
-          name: 'leasehold_submit_many',
           text: `insert into leasehold.tasks (stage, payload, priority, run_at, key, run_id, title, max_attempts, timeout,
               depends_on, concurrency_key, meta)
             select stage, coalesce(payload, 'null'), priority, run_at, key, run_id, title, max_attempts, timeout_ms * interval '1 millisecond',

@@ -49,7 +49,6 @@ export function checkId(id: unknown): string {
 /** Looks a task up; null when there is none (or retention dropped it). */
 export async function getTask(db: Db, id: string): Promise<TaskStatus | null> {
   const { rows } = await db.query<TaskStatus & { taskId: string }>({
-    name: 'leasehold_get_task',
     text: `select task_id::text as "taskId", stage, state, title, key, run_id as "runId", concurrency_key as "concurrencyKey",
         submitted_at as "submittedAt", run_at as "runAt", attempt, max_attempts as "maxAttempts", crashes,
         worker_id as "workerId", fence::text, leased_at as "leasedAt", deadline_at as "deadlineAt", ended_at as "endedAt",

@@ -105,7 +105,10 @@ class RunnerProcess implements Runner {
     this.exchangePool = pool('exchange', 2, { ...bounded, idleTimeoutMs: 0 })
     this.sidePool = pool('duties', 1, bounded)
     // Handlers may have to wait for each other.
-    this.handlerPool = pool('handlers', settings.handlerConnections, { connectTimeoutMs: 60_000 })
+    this.handlerPool = pool('handlers', settings.handlerConnections, {
+      connectTimeoutMs: 60_000,
+      userStatements: true,
+    })
     this.ended = this.end.promise
     this.ended.catch(() => {}) // whoever started us may choose not to listen
   }

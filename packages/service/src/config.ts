@@ -25,6 +25,7 @@ export interface SmtpConfig {
 
 /** What every process is configured by. Null means "not set". */
 export interface Config {
+  /** With LEASEHOLD_POOLER the address says so: `?pooler=transaction`. */
   readonly database: { readonly url: string | null; readonly dataDir: string }
   readonly log: { readonly level: Settings['LEASEHOLD_LOG_LEVEL'] }
   readonly lease: { readonly ttlMs: number; readonly beatIntervalMs: number; readonly wedgeLimitMs: number }
@@ -120,6 +121,14 @@ function misfits(s: Settings, reader: ConfigReader): ConfigProblem[] {
     )
   if (s.LEASEHOLD_POLL_MS >= ttl)
     refuse('LEASEHOLD_POLL_MS', `is ${s.LEASEHOLD_POLL_MS} ms, not below LEASEHOLD_LEASE_TTL_MS (${ttl} ms)`)
+  if (s.LEASEHOLD_POOLER !== undefined && s.DATABASE_URL === undefined)
+    refuse('DATABASE_URL', 'is missing although LEASEHOLD_POOLER is set: it is the address of the pooler')
+  const pooler = /[?&]pooler=([^&]*)/.exec(s.DATABASE_URL ?? '')?.[1]
+  if (pooler !== undefined && pooler !== 'transaction')
+    refuse(
+      'DATABASE_URL',
+      `asks for pooler=${pooler}; only pooler=transaction is known, leave it out otherwise`,
+    )
   if ((s.SMTP_USER === undefined) !== (s.SMTP_PASSWORD === undefined)) {
     const [missing, given] =
       s.SMTP_USER === undefined
@@ -151,7 +160,7 @@ function dedupe(problems: readonly ConfigProblem[]): ConfigProblem[] {
 
 function shape(s: Settings): Config {
   return {
-    database: { url: s.DATABASE_URL ?? null, dataDir: resolve(s.LEASEHOLD_DATA_DIR) },
+    database: { url: shapeAddress(s), dataDir: resolve(s.LEASEHOLD_DATA_DIR) },
     log: { level: s.LEASEHOLD_LOG_LEVEL },
     lease: {
       ttlMs: s.LEASEHOLD_LEASE_TTL_MS,
@@ -178,6 +187,12 @@ function shape(s: Settings): Config {
     },
     control: { triggerSecret: s.TRIGGER_SECRET ?? null },
   }
+}
+
+/** A word about the pooler goes into the address, so that every connection hears of it. */
+function shapeAddress({ DATABASE_URL: url, LEASEHOLD_POOLER: pooler }: Settings): string | null {
+  if (url === undefined || pooler === undefined || /[?&]pooler=/.test(url)) return url ?? null
+  return `${url}${url.includes('?') ? '&' : '?'}pooler=${pooler}`
 }
 
 function shapeSmtp(s: Settings): SmtpConfig | null {

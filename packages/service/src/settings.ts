@@ -48,6 +48,7 @@ const name = (max: number): z.ZodType<string> =>
 /** What the values are once they were read. Names are the environment's; units are in the names or beside them. */
 export interface Settings {
   readonly DATABASE_URL?: string | undefined
+  readonly LEASEHOLD_POOLER?: 'transaction' | undefined
   readonly LEASEHOLD_DATA_DIR: string
   readonly LEASEHOLD_LOG_LEVEL: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent'
   readonly LEASEHOLD_LEASE_TTL_MS: number
@@ -76,6 +77,11 @@ export interface Settings {
 // An empty value counts as not set before it gets here.
 const schema = z.object({
   DATABASE_URL: databaseUrl.optional(),
+  LEASEHOLD_POOLER: z
+    .literal('transaction', {
+      error: 'must be transaction, or not set for a server or a pooler in session mode',
+    })
+    .optional(),
   LEASEHOLD_DATA_DIR: text.default('.leasehold'),
 
   LEASEHOLD_LOG_LEVEL: z

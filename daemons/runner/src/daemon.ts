@@ -69,7 +69,7 @@ async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<
   })
   try {
     systemd.status('waiting for the database')
-    if (!(await untilSchemaFits(pool, log, stop))) return
+    if (!(await untilSchemaFits(database.url, log, stop))) return
     systemd.status('taking the slot')
     const surroundings: StageSurroundings = {
       db: pool,

@@ -4,7 +4,7 @@
  * Invariant: nothing is claimed before the schema was checked. An outage only delays, at most a line in ten seconds; what
  * the database says about the schema, the login or the database's name is final.
  */
-import { assertSchema, OutageLog, retryDelayMs, sleep } from '@leasehold/postgres'
+import { assertSchema, openPool, OutageLog, retryDelayMs, sleep } from '@leasehold/postgres'
 import { LeaseholdError } from '@leasehold/queue'
 import type { Logger } from '@leasehold/service'
 
@@ -13,26 +13,31 @@ import type { Logger } from '@leasehold/service'
  * Throws SchemaVersionError, or the database's own refusal.
  */
 export async function untilSchemaFits(
-  pool: Parameters<typeof assertSchema>[0],
+  connectionString: string,
   log: Logger,
   stop: AbortSignal,
 ): Promise<boolean> {
+  const pool = openPool({ connectionString, applicationName: 'leasehold runner start', max: 1 })
   const outage = new OutageLog()
   const told = aborted(stop)
-  while (!stop.aborted) {
-    try {
-      await Promise.race([assertSchema(pool), told])
-      return !stop.aborted
-    } catch (error) {
-      if (isFinal(error)) throw error
-      if (outage.failed()) {
-        const { code, message } = error as { code?: string; message?: string }
-        log.warn({ event: 'start.waiting', code, message }, 'the database cannot be used yet; trying again')
+  try {
+    while (!stop.aborted) {
+      try {
+        await Promise.race([assertSchema(pool), told])
+        return !stop.aborted
+      } catch (error) {
+        if (isFinal(error)) throw error
+        if (outage.failed()) {
+          const { code, message } = error as { code?: string; message?: string }
+          log.warn({ event: 'start.waiting', code, message }, 'the database cannot be used yet; trying again')
+        }
+        await sleep(retryDelayMs(outage.count), stop)
       }
-      await sleep(retryDelayMs(outage.count), stop)
     }
+    return false
+  } finally {
+    void pool.end().catch(() => {}) // not waited for: it may hang with the database
   }
-  return false
 }
 
 function isFinal(error: unknown): boolean {

@@ -926,6 +926,16 @@ create view leasehold.worker_health as
           WHERE ((l.worker_id = w.id) AND (l.fence >= w.oldest_fence))) held)
   WHERE (w.ended_at IS NULL);
 
+create view leasehold.worker_versions as
+ SELECT version,
+    (meta ->> 'schema'::text) AS schema,
+    (count(*))::integer AS workers,
+    array_agg(slot ORDER BY slot) AS slots,
+    COALESCE((((meta ->> 'schema'::text) COLLATE "C") < leasehold.schema_version()), false) AS older_than_schema
+   FROM leasehold.workers w
+  WHERE ((ended_at IS NULL) AND (expires_at > leasehold.clock()))
+  GROUP BY version, (meta ->> 'schema'::text);
+
 CREATE OR REPLACE FUNCTION leasehold.advance_floors(p_patience interval DEFAULT '00:00:03'::interval, p_step bigint DEFAULT 500)
  RETURNS integer
  LANGUAGE plpgsql
@@ -2558,6 +2568,21 @@ AS $function$
   from leasehold.tasks t where t.id = any (p_task_ids) and t.concurrency_key is not null
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.oldest_program()
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  if to_regclass('leasehold_migrations.checksums') is null then
+    return null;
+  end if;
+  return (select max(c.name collate "C") from leasehold_migrations.checksums c
+    where c.set_name = 'leasehold' and c.drain_first);
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.open_deaths(p_limit integer DEFAULT 1000)
  RETURNS bigint[]
  LANGUAGE plpgsql
@@ -2670,6 +2695,7 @@ CREATE OR REPLACE FUNCTION leasehold.process_nudges(p_stages text[], p_limit int
 AS $function$
 declare
   v_nudge record;
+  v_seen bigint[] := '{}';
   v_handled integer := 0;
   v_room integer;
   v_admitted text[] := '{}';
@@ -2679,6 +2705,7 @@ begin
     select n.id, n.stage, n.task_id, n.parent_id, n.concurrency_key from leasehold.nudges n
     where n.stage = any (p_stages) order by n.id limit p_limit for update skip locked
   loop
+    v_seen := v_seen || v_nudge.id;
     if v_nudge.task_id is not null then
       continue when not leasehold.free_child(v_nudge.task_id, v_nudge.parent_id);
     else
@@ -2706,6 +2733,15 @@ begin
     delete from leasehold.nudges n where n.id = v_nudge.id;
     v_handled := v_handled + 1;
   end loop;
+  if cardinality(v_seen) >= p_limit and v_handled < p_limit then
+    with stuck as (
+      delete from leasehold.nudges n where n.id = any (v_seen)
+      returning n.id, n.task_id, n.parent_id, n.stage, n.concurrency_key
+    )
+    insert into leasehold.nudges (task_id, parent_id, stage, concurrency_key)
+    select s.task_id, s.parent_id, s.stage, s.concurrency_key from stuck s
+    group by s.task_id, s.parent_id, s.stage, s.concurrency_key order by min(s.id);
+  end if;
   if cardinality(v_admitted) > 0 then
     perform leasehold.wake(v_admitted);
   end if;
@@ -2909,6 +2945,7 @@ declare
   v_now timestamptz;
   v_restarts integer;
   v_stage text;
+  v_needed text;
 begin
   foreach v_stage in array p_stages loop
     if not exists (select from leasehold.stages s where s.name = v_stage) then
@@ -2931,6 +2968,14 @@ begin
   values (
     worker_id, p_slot, p_stages, p_host, p_pid, p_version, p_concurrency, coalesce(v_restarts, 0), p_meta, p_ttl,
     p_beat_interval, v_now, v_now, expires_at, v_now);
+  -- After the insert: a migration that waits for older programs to end locks this table, and is seen from here on.
+  if p_meta ->> 'schema' is not null then
+    v_needed := leasehold.oldest_program();
+    if (p_meta ->> 'schema') collate "C" < v_needed then
+      raise exception 'this program knows the schema up to %, the database needs programs that know %', p_meta ->> 'schema', v_needed
+        using errcode = 'LH006', hint = 'Deploy the newer program; an older one must not run here.';
+    end if;
+  end if;
   return next;
 end
 $function$;
@@ -3379,6 +3424,20 @@ begin
   on conflict do nothing;
   delete from leasehold.stage_samples x where x.at < v_now - interval '7 days';
   return clock_timestamp() - v_started;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.schema_version()
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  if to_regclass('leasehold_migrations.checksums') is null then
+    return null;
+  end if;
+  return (select max(c.name collate "C") from leasehold_migrations.checksums c where c.set_name = 'leasehold');
 end
 $function$;
 
@@ -3969,6 +4028,8 @@ grant execute on function leasehold.retention_plan() to leasehold_observer;
 grant execute on function leasehold.retry_task(task_id bigint) to leasehold_operator;
 grant execute on function leasehold.return_strays(p_worker uuid, p_known bigint[]) to leasehold_worker;
 grant execute on function leasehold.run_now(task_id bigint) to leasehold_operator;
+grant execute on function leasehold.schema_version() to leasehold_observer;
+grant execute on function leasehold.schema_version() to leasehold_worker;
 grant execute on function leasehold.set_alert_channel(p_channel text, p_change jsonb) to leasehold_operator;
 grant execute on function leasehold.set_alert_policy(p_change jsonb) to leasehold_operator;
 grant execute on function leasehold.set_alert_rule(p_kind text, p_change jsonb) to leasehold_operator;
@@ -4021,6 +4082,7 @@ grant select on table leasehold.task_status to leasehold_observer;
 grant select on table leasehold.task_status to leasehold_submitter;
 grant select on table leasehold.waiting to leasehold_observer;
 grant select on table leasehold.worker_health to leasehold_observer;
+grant select on table leasehold.worker_versions to leasehold_observer;
 grant usage on schema leasehold to leasehold_observer;
 grant usage on schema leasehold to leasehold_operator;
 grant usage on schema leasehold to leasehold_submitter;
@@ -4068,6 +4130,7 @@ revoke execute on function leasehold.monitor_tick(p_wedge interval, p_lonely int
 revoke execute on function leasehold.next_range_size() from public;
 revoke execute on function leasehold.next_turn(p_period interval) from public;
 revoke execute on function leasehold.nudge_keys(p_task_ids bigint[]) from public;
+revoke execute on function leasehold.oldest_program() from public;
 revoke execute on function leasehold.open_deaths(p_limit integer) from public;
 revoke execute on function leasehold.open_incident(p_kind text, p_subject text, p_summary text, p_details jsonb) from public;
 revoke execute on function leasehold.overdue_housekeeping() from public;
@@ -4098,6 +4161,7 @@ revoke execute on function leasehold.route_special(p_ids bigint[]) from public;
 revoke execute on function leasehold.route_submitted() from public;
 revoke execute on function leasehold.run_now(task_id bigint) from public;
 revoke execute on function leasehold.sample_depths(p_share real) from public;
+revoke execute on function leasehold.schema_version() from public;
 revoke execute on function leasehold.set_alert_channel(p_channel text, p_change jsonb) from public;
 revoke execute on function leasehold.set_alert_policy(p_change jsonb) from public;
 revoke execute on function leasehold.set_alert_rule(p_kind text, p_change jsonb) from public;

@@ -69,7 +69,8 @@ async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<
   })
   try {
     systemd.status('waiting for the database')
-    if (!(await untilSchemaFits(database.url, log, stop))) return
+    const schema = await untilSchemaFits(database.url, log, stop)
+    if (schema === null) return
     systemd.status('taking the slot')
     const surroundings: StageSurroundings = {
       db: pool,
@@ -88,6 +89,7 @@ async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<
         slot,
         log,
         version,
+        ...(schema.programVersion !== null && { schemaVersion: schema.programVersion }),
         ...settingsOf(given, declared, config, watchdog),
         onTurn: () => watchdog.turned(),
         onBeat: () => start.ready(),

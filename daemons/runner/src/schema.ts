@@ -4,27 +4,36 @@
  * Invariant: nothing is claimed before the schema was checked. An outage only delays, at most a line in ten seconds; what
  * the database says about the schema, the login or the database's name is final.
  */
-import { assertSchema, openPool, OutageLog, retryDelayMs, sleep } from '@leasehold/postgres'
+import {
+  assertSchema,
+  openPool,
+  OutageLog,
+  retryDelayMs,
+  type SchemaStatus,
+  sleep,
+} from '@leasehold/postgres'
 import { LeaseholdError } from '@leasehold/queue'
 import type { Logger } from '@leasehold/service'
 
 /**
- * True when the schema fits, false when `stop` aborted before that was known.
+ * What was found when the schema fits, null when `stop` aborted before that was known.
  * Throws SchemaVersionError, or the database's own refusal.
  */
 export async function untilSchemaFits(
   connectionString: string,
   log: Logger,
   stop: AbortSignal,
-): Promise<boolean> {
+): Promise<SchemaStatus | null> {
   const pool = openPool({ connectionString, applicationName: 'leasehold runner start', max: 1 })
   const outage = new OutageLog()
   const told = aborted(stop)
   try {
     while (!stop.aborted) {
       try {
-        await Promise.race([assertSchema(pool), told])
-        return !stop.aborted
+        const status = await Promise.race([assertSchema(pool), told])
+        if (stop.aborted || status === undefined) return null
+        if (status.newer.length > 0) tellNewer(log, status)
+        return status
       } catch (error) {
         if (isFinal(error)) throw error
         if (outage.failed()) {
@@ -34,10 +43,17 @@ export async function untilSchemaFits(
         await sleep(retryDelayMs(outage.count), stop)
       }
     }
-    return false
+    return null
   } finally {
     void pool.end().catch(() => {}) // not waited for: it may hang with the database
   }
+}
+
+function tellNewer(log: Logger, { databaseVersion: database, programVersion: program }: SchemaStatus): void {
+  log.warn(
+    { event: 'schema.newer', database, program },
+    'the schema is newer than this program, which can work with it; deploy the newer one',
+  )
 }
 
 function isFinal(error: unknown): boolean {

@@ -11,6 +11,7 @@ import { addDaemonCommands } from './commands/daemons.ts'
 import { addDatabaseCommands } from './commands/database.ts'
 import { addDev } from './commands/dev.ts'
 import { addDoctor } from './commands/doctor.ts'
+import { addDrain } from './commands/drain.ts'
 import { addHousekeeping } from './commands/housekeeping.ts'
 import { addRetention } from './commands/retention.ts'
 import { addStageCommands, addStageVerbs } from './commands/stages.ts'
@@ -86,5 +87,6 @@ function createProgram(context: Context): Command {
   addSubmit(program, context)
   addTaskVerbs(program, context)
   addStageVerbs(program, context)
+  addDrain(program, context)
   return program
 }

@@ -47,7 +47,8 @@ const lockKey = '465524354917'
  *
  * Does nothing to a database that is up to date, except taking the fingerprint anew after a PostgreSQL major upgrade.
  * Throws {@link SchemaVersionError} ('ahead', 'changed-file', 'tampered') and changes nothing; LeaseholdError
- * 'MIGRATION_LOCKED' when another process or a table lock held on for too long, 'MIGRATION_FAILED' with file and line.
+ * 'MIGRATION_LOCKED' when another process or a table lock held on for too long, 'WORKERS_LIVE' when a file says `-- drain`
+ * and workers live, 'MIGRATION_FAILED' with file and line.
  */
 export async function migrate(target: string | Pool, options: MigrateOptions = {}): Promise<MigrateResult> {
   if (typeof target !== 'string') return migratePool(target, options)
@@ -100,11 +101,12 @@ async function applyNext(
       await client.query("select set_config('lock_timeout', $1, true)", [
         `${options.lockTimeoutMs ?? 15_000}ms`,
       ])
-      await applyFile(trx, client, set, files)
       const file = files.find((f) => f.name === next)
+      if (file?.drainFirst === true) await refuseWhileWorking(client, set, file)
+      await applyFile(trx, client, set, files)
       await client.query(
-        `insert into ${bookkeepingSchema}.checksums (set_name, name, sha256) values ($1, $2, $3)`,
-        [set.name, next, file?.sha256],
+        `insert into ${bookkeepingSchema}.checksums (set_name, name, sha256, drain_first) values ($1, $2, $3, $4)`,
+        [set.name, next, file?.sha256, file?.drainFirst],
       )
     }
     if (next !== undefined || !status.objectsCompared) await storeFingerprint(client, set)
@@ -149,16 +151,23 @@ async function lock(client: PoolClient, waitMs: number): Promise<void> {
 
 /** The tables hold names and digests only; every role may read them, because every process checks at its start. */
 async function createBookkeeping(client: PoolClient): Promise<void> {
-  const found = await client.query(
-    `select from pg_class where oid = to_regclass('${bookkeepingSchema}.fingerprints')`,
+  const { rows } = await client.query<{ made: boolean; complete: boolean }>(
+    `select to_regclass('${bookkeepingSchema}.fingerprints') is not null as made, exists (
+       select from pg_attribute a where a.attrelid = to_regclass('${bookkeepingSchema}.checksums') and a.attname = 'drain_first'
+     ) as complete`,
   )
-  if (found.rowCount === 1) return
+  if (rows[0]?.complete) return
+  if (rows[0]?.made) {
+    await client.query(`alter table ${bookkeepingSchema}.checksums add column drain_first boolean`)
+    return
+  }
   await client.query(`
     create schema if not exists ${bookkeepingSchema};
     create table ${bookkeepingSchema}.checksums (
       set_name text not null,
       name text not null,
       sha256 text not null,
+      drain_first boolean,
       applied_at timestamptz not null default clock_timestamp(),
       primary key (set_name, name)
     );
@@ -171,6 +180,30 @@ async function createBookkeeping(client: PoolClient): Promise<void> {
     grant usage on schema ${bookkeepingSchema} to public;
     grant select on ${bookkeepingSchema}.checksums, ${bookkeepingSchema}.fingerprints to public;
   `)
+}
+
+/**
+ * A file that says `-- drain` waits for no program and stops none: it is refused while one works. The lock keeps new ones
+ * from registering until it is applied; register_worker then refuses those that do not know it.
+ */
+async function refuseWhileWorking(client: PoolClient, set: MigrationSet, file: MigrationFile): Promise<void> {
+  const workers = `${set.schema}.workers`
+  const found = await client.query('select from pg_class where oid = to_regclass($1)', [workers])
+  if (found.rowCount === 0) return
+  await client
+    .query(`lock table ${workers} in share row exclusive mode`)
+    .catch((cause: unknown) => refuseFile(file, cause))
+  const { rows } = await client.query<{ slot: string }>(
+    `select slot from ${workers} where ended_at is null order by slot`,
+  )
+  if (rows.length === 0) return
+  const slots = rows.slice(0, 5).map((row) => row.slot)
+  throw new LeaseholdError(
+    'WORKERS_LIVE',
+    `Migration ${file.name} must not be applied while older programs work, and ${rows.length} do: ` +
+      `${slots.join(', ')}${rows.length > 5 ? ', …' : ''}. Nothing was changed. Stop what would start them again, ` +
+      'run `npx leasehold drain --all --wait`, then migrate again.',
+  )
 }
 
 async function applyFile(

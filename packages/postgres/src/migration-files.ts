@@ -25,6 +25,8 @@ export interface MigrationFile {
   readonly name: string
   readonly sql: string
   readonly sha256: string
+  /** It says `-- drain` at its head: programs that do not know it must have ended, and must not start again. */
+  readonly drainFirst: boolean
 }
 
 /** Leasehold's own migrations, in /migrations of the repository. The path is the same from src/ and from dist/. */
@@ -60,9 +62,15 @@ export async function readMigrations(folder: string): Promise<MigrationFile[]> {
     const sql = (await readFile(join(folder, entry), 'utf8')).replaceAll('\r\n', '\n')
     if (sql.trim() === '') throw refused(entry, 'is empty')
     const sha256 = createHash('sha256').update(sql).digest('hex')
-    files.push({ name: entry.slice(0, -'.sql'.length), sql, sha256 })
+    files.push({ name: entry.slice(0, -'.sql'.length), sql, sha256, drainFirst: saysDrain(sql) })
   }
   return files
+}
+
+/** A line `-- drain`, alone or with a reason after a colon, among the comments before the first statement. */
+function saysDrain(sql: string): boolean {
+  const head = /^(?:\s*(?:--.*)?\n)*/.exec(sql)?.[0] ?? ''
+  return /^-- drain(:.*)?$/m.test(head)
 }
 
 function refused(entry: string, why: string): LeaseholdError {

@@ -73,7 +73,7 @@ export function pinnedClientClass(
       )
       const told: Callback | undefined = typeof values === 'function' ? values : callback
       if (told === undefined) return answer
-      answer.then(
+      return void answer.then(
         (result) => told(undefined, result),
         (error: Error) => told(error),
       )
@@ -110,8 +110,10 @@ export function pinnedClientClass(
   }
 }
 
-function withoutName({ name: _, ...statement }: QueryConfig): QueryConfig {
-  return statement
+function withoutName(statement: QueryConfig): QueryConfig {
+  const unnamed = { ...statement }
+  delete unnamed.name
+  return unnamed
 }
 
 /** What a caller leaves open is READ COMMITTED and may write, whatever the login's defaults are. */

@@ -89,8 +89,21 @@ function toPgConfig(options: PoolOptions): PoolConfig {
     ...(options.allowExitOnIdle === undefined ? {} : { allowExitOnIdle: options.allowExitOnIdle }),
     Client: pinnedClientClass(limits, saysPooler(options.connectionString)),
     // A connection whose settings cannot be made is not handed out.
-    onConnect: (client) => (client as PinnedClient).pin(connectTimeoutMs),
+    verify: (client, done) => void pinThen(client as unknown as PinnedClient, connectTimeoutMs, done),
   }
+}
+
+async function pinThen(
+  client: PinnedClient,
+  timeoutMs: number,
+  done: (error?: Error) => void,
+): Promise<void> {
+  try {
+    await client.pin(timeoutMs)
+  } catch (error) {
+    return done(error as Error)
+  }
+  done()
 }
 
 type ConnectCallback = (

@@ -1,8 +1,9 @@
 /**
  * What the database's schema is, compared with what this program expects. Reads only.
  *
- * Invariant: a process that passed `assertSchema` works on the schema its code was written for. Order of judgement:
- * unmigrated, ahead, edited files, changed by hand, behind; the first that applies is the answer.
+ * Invariant: a process that passed `assertSchema` works on the schema its code was written for, or on a newer one that its
+ * migrations promise to be good for older programs (they do unless they say `-- drain`). Order of judgement: unmigrated,
+ * ahead, edited files, changed by hand, behind; the first that applies is the answer.
  * Mending is the migrator's (migrate.ts) or the operator's work.
  */
 import { type SchemaProblem, SchemaVersionError } from '@leasehold/queue'
@@ -25,6 +26,8 @@ export interface SchemaStatus {
   readonly programVersion: string | null
   /** Files which the database lacks, in order. */
   readonly pending: readonly string[]
+  /** Migrations newer than this program with which it can work all the same. */
+  readonly newer: readonly string[]
   /** Edited files, unknown migrations, or objects changed by hand; all of them. */
   readonly differing: readonly string[]
   /** False when the fingerprint was taken by another PostgreSQL major and cannot be compared; migrate takes a new one. */
@@ -46,10 +49,16 @@ export async function schemaStatus(
   return compareSchema(db, set, await readMigrations(set.folder))
 }
 
-/** Passes when the schema is exactly this program's; else throws {@link SchemaVersionError} with at most five names. */
-export async function assertSchema(db: Pool | ClientBase, options: SchemaOptions = {}): Promise<void> {
+/**
+ * Passes when this program can work on the schema and answers with what was found; else throws {@link SchemaVersionError}
+ * with at most five names.
+ */
+export async function assertSchema(
+  db: Pool | ClientBase,
+  options: SchemaOptions = {},
+): Promise<SchemaStatus> {
   const status = await schemaStatus(db, options)
-  if (status.state === 'current') return
+  if (status.state === 'current') return status
   throw new SchemaVersionError({ problem: status.state, ...status, differing: status.differing.slice(0, 5) })
 }
 
@@ -65,12 +74,13 @@ export async function compareSchema(
     databaseVersion: [...applied.keys()].at(-1) ?? null,
     programVersion: files.at(-1)?.name ?? null,
     pending: files.map((file) => file.name).filter((name) => !applied.has(name)),
+    newer: [...applied.keys()].filter((name) => !known.has(name)),
     differing: [] as readonly string[],
     objectsCompared: true,
   }
-  const unknown = [...applied.keys()].filter((name) => !known.has(name))
+  const unknown = facts.newer.filter((name) => applied.get(name)?.drainFirst !== false)
   const edited = [...applied]
-    .filter(([name, sha256]) => (known.get(name) ?? sha256) !== sha256)
+    .filter(([name, { sha256 }]) => (known.get(name) ?? sha256) !== sha256)
     .map(([name]) => name)
   if (applied.size === 0) return { ...facts, state: files.length === 0 ? 'current' : 'unmigrated' }
   if (unknown.length > 0) return { ...facts, state: 'ahead', differing: unknown }
@@ -81,17 +91,24 @@ export async function compareSchema(
   return { ...facts, ...objects, state: facts.pending.length > 0 ? 'behind' : 'current' }
 }
 
-/** Applied names in order with their checksums; empty when the database was never migrated. */
-async function readChecksums(db: Pool | ClientBase, set: MigrationSet): Promise<Map<string, string>> {
+interface Applied {
+  readonly sha256: string
+  /** Null: applied before this was kept. */
+  readonly drainFirst: boolean | null
+}
+
+/** Applied names in order; empty when the database was never migrated. */
+async function readChecksums(db: Pool | ClientBase, set: MigrationSet): Promise<Map<string, Applied>> {
   const exists = await db.query(
     `select from pg_class where oid = to_regclass('${bookkeepingSchema}.checksums')`,
   )
   if (exists.rowCount === 0) return new Map()
-  const { rows } = await db.query<{ name: string; sha256: string }>(
-    `select name, sha256 from ${bookkeepingSchema}.checksums where set_name = $1 order by name collate "C"`,
+  // Read as JSON, because an older bookkeeping lacks the column.
+  const { rows } = await db.query<Applied & { name: string }>(
+    `select name, sha256, (to_jsonb(c) ->> 'drain_first')::boolean as "drainFirst" from ${bookkeepingSchema}.checksums c where set_name = $1 order by name collate "C"`,
     [set.name],
   )
-  return new Map(rows.map((row) => [row.name, row.sha256]))
+  return new Map(rows.map((row) => [row.name, row]))
 }
 
 async function compareObjects(

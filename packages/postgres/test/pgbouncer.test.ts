@@ -33,7 +33,7 @@ afterAll(async () => {
 
 /** Three transactions at once: from here on the pooler has three sessions and takes them in turns. */
 async function openSessions(): Promise<void> {
-  await Promise.all(['a', 'b', 'c'].map((_) => pool.query('select pg_sleep(0.05)')))
+  await Promise.all([0.05, 0.05, 0.05].map((seconds) => pool.query('select pg_sleep($1)', [seconds])))
 }
 
 test('named statements of an ordinary connection fail there: the ground for all of this', async () => {

@@ -56,7 +56,7 @@ test('a migrated database passes', async () => {
 
 test('a database behind and one ahead of the program are refused with both versions', async () => {
   await migrate(db.pool, { folder })
-  await addMigrations(folder, { '0002_second.sql': 'select 1;' })
+  await addMigrations(folder, { '0002_second.sql': '-- drain: made up\nselect 1;' })
   await expect(assertSchema(db.pool, { folder })).rejects.toMatchObject({
     code: 'SCHEMA_VERSION',
     problem: 'behind',
@@ -66,6 +66,40 @@ test('a database behind and one ahead of the program are refused with both versi
   await migrate(db.pool, { folder })
   const older = await migrationFolder({ '0001_first.sql': schema })
   await expect(assertSchema(db.pool, { folder: older })).rejects.toMatchObject({ problem: 'ahead' })
+})
+
+test('a newer schema is good for an older program unless one of its files says -- drain at its head', async () => {
+  await migrate(db.pool, { folder })
+  await addMigrations(folder, {
+    '0002_second.sql': '-- adds something\nselect 1;\n-- drain\n',
+    '0003_third.sql': '-- and more\n\nselect 1;',
+  })
+  await migrate(db.pool, { folder })
+  const older = await migrationFolder({ '0001_first.sql': schema })
+  expect(await assertSchema(db.pool, { folder: older })).toMatchObject({
+    state: 'current',
+    databaseVersion: '0003_third',
+    programVersion: '0001_first',
+    newer: ['0002_second', '0003_third'],
+  })
+  expect(await migrate(db.pool, { folder: older })).toEqual({ applied: [], version: '0001_first' })
+  await addMigrations(folder, { '0004_fourth.sql': '-- changes what a column means\n-- drain\n\nselect 1;' })
+  await migrate(db.pool, { folder })
+  await expect(assertSchema(db.pool, { folder: older })).rejects.toMatchObject({
+    problem: 'ahead',
+    differing: ['0004_fourth'],
+  })
+})
+
+test('what was applied before this was kept counts as not good for older programs', async () => {
+  await addMigrations(folder, { '0002_second.sql': 'select 1;' })
+  await migrate(db.pool, { folder })
+  await db.pool.query('alter table leasehold_migrations.checksums drop column drain_first')
+  const older = await migrationFolder({ '0001_first.sql': schema })
+  await expect(assertSchema(db.pool, { folder: older })).rejects.toMatchObject({ problem: 'ahead' })
+  await addMigrations(folder, { '0003_third.sql': 'select 1;' })
+  expect(await migrate(db.pool, { folder })).toMatchObject({ applied: ['0003_third'] })
+  expect(await assertSchema(db.pool, { folder })).toMatchObject({ state: 'current', newer: [] })
 })
 
 test('an edited file is refused by name', async () => {

@@ -6,6 +6,7 @@
 import {
   DependencyError,
   KeyConflictError,
+  LeaseholdError,
   TaskHeldBackError,
   TaskNotFoundError,
   UnknownStageError,
@@ -32,6 +33,7 @@ export function translate(error: unknown): unknown {
   if (code === 'LH001') return new UnknownStageError(message, hint, options)
   if (code === 'LH002') return new TaskNotFoundError(/\d+/.exec(message)?.[0] ?? '?', options)
   if (code === 'LH003') return new DependencyError(message, options)
+  if (code === 'LH006') return new LeaseholdError('SCHEMA_VERSION', `${message}. ${hint}`, options)
   if (code === 'LH005') return new TaskHeldBackError(message, options)
   if (code === '23505' && error.constraint === 'key_once_per_unfinished_task') {
     return new KeyConflictError([message, detail].filter(Boolean).join('. ').replace(/\.$/, ''), options)

@@ -189,8 +189,8 @@ export async function exchange(
  * commit, and with it a connection that nobody closes, would keep a dead worker from being released for as long as TCP
  * believes in it: hours. So the server ends what is left open for a minute, unless it was told another time.
  */
-const endWhenLeftOpen = `case current_setting('idle_in_transaction_session_timeout')
-  when '0' then set_config('idle_in_transaction_session_timeout', '60s', true) end`
+const endWhenLeftOpen = `case pg_catalog.current_setting('idle_in_transaction_session_timeout')
+  when '0' then pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', true) end`
 
 /** One task's settlement inside the caller's own transaction. False: the lease is gone, roll back. */
 export async function settle(

@@ -128,6 +128,29 @@ test('two sessions that meet the same new keys in opposite order wait for nobody
   expect(await claim(db, await addWorker(db, [stage]), stage, 5)).toHaveLength(2)
 })
 
+test('nudges that cannot be acted on do not hold up those behind them, and are not lost', async () => {
+  const stage = await addStage(db)
+  const worker = await addWorker(db, [stage])
+  await withKey(stage, 'held', 2)
+  const [holder] = await claim(db, worker, stage, 5)
+  const session = await database.client()
+  await session.query('begin')
+  await session.query("select from leasehold.concurrency_keys where concurrency_key = 'held' for update")
+  await db.query(
+    `insert into leasehold.nudges (stage, concurrency_key) select $1, 'held' from generate_series(1, 450)`,
+    [stage],
+  )
+  const free = await insertTask(db, stage, { concurrency_key: 'free' })
+  const found = []
+  for (let exchange = 0; exchange < 4; exchange++) found.push(...(await claim(db, worker, stage, 5)))
+  expect(found.map((lease) => lease.taskId)).toEqual([free])
+  await settle(db, worker, holder!, 'done')
+  await session.query('commit')
+  expect(await claim(db, worker, stage, 5)).toHaveLength(1)
+  const left = await db.query('select from leasehold.nudges where stage = $1', [stage])
+  expect(left.rowCount).toBe(0)
+})
+
 test('counting a key on an old snapshot is refused', async () => {
   const session = await database.client()
   await session.query('begin isolation level repeatable read')

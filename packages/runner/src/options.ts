@@ -45,6 +45,8 @@ export interface RunnerOptions {
   readonly handlerConnections?: number
   /** Shown in worker_health. */
   readonly version?: string
+  /** The newest migration that the program knows: shown too, and refused where the database needs a newer program. */
+  readonly schemaVersion?: string
   /** Called once per turn of the main loop, for a watchdog; at least four times in `wedgeLimitMs`. */
   readonly onTurn?: () => void
   /** Called when a beat of the heartbeat thread was acknowledged; the first one comes right after the start. */
@@ -52,8 +54,8 @@ export interface RunnerOptions {
 }
 
 /** The options with every default filled in. */
-export type Settings = Required<Omit<RunnerOptions, 'runFilterId' | 'onTurn' | 'onBeat'>> &
-  Pick<RunnerOptions, 'runFilterId' | 'onTurn' | 'onBeat'> & {
+export type Settings = Required<Omit<RunnerOptions, 'runFilterId' | 'schemaVersion' | 'onTurn' | 'onBeat'>> &
+  Pick<RunnerOptions, 'runFilterId' | 'schemaVersion' | 'onTurn' | 'onBeat'> & {
     /** Tasks at once of a stage that does not say. */
     readonly stageConcurrency: number
   }

@@ -181,6 +181,7 @@ class RunnerProcess implements Runner {
       pid: process.pid,
       version: settings.version,
       concurrency: settings.concurrency,
+      ...(settings.schemaVersion !== undefined && { meta: { schema: settings.schemaVersion } }),
     })
     return { registration, atNs }
   }

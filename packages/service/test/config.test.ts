@@ -39,12 +39,14 @@ test('an empty environment gives the documented defaults', () => {
   })
 })
 
+function pooled(DATABASE_URL: string): string | null {
+  return readConfig({ DATABASE_URL, LEASEHOLD_POOLER: 'transaction' }, 'runner').database.url
+}
+
 test('a pooler goes into the address of the database, once', () => {
-  const url = (DATABASE_URL: string): string | null =>
-    readConfig({ DATABASE_URL, LEASEHOLD_POOLER: 'transaction' }, 'runner').database.url
-  expect(url('postgres://db.example/queue')).toBe('postgres://db.example/queue?pooler=transaction')
-  expect(url('postgres://db.example/q?sslmode=require')).toMatch(/\?sslmode=require&pooler=transaction$/)
-  expect(url('postgres://db.example/queue?pooler=transaction')).toMatch(/queue\?pooler=transaction$/)
+  expect(pooled('postgres://db.example/queue')).toBe('postgres://db.example/queue?pooler=transaction')
+  expect(pooled('postgres://db.example/q?sslmode=require')).toMatch(/\?sslmode=require&pooler=transaction$/)
+  expect(pooled('postgres://db.example/queue?pooler=transaction')).toMatch(/queue\?pooler=transaction$/)
   expect(problemsOf({ LEASEHOLD_POOLER: 'session' })['LEASEHOLD_POOLER']).toContain('must be transaction')
   expect(problemsOf({ LEASEHOLD_POOLER: 'transaction' })['DATABASE_URL']).toContain('is missing')
   expect(problemsOf({ DATABASE_URL: 'postgres://db.example/q?pooler=odd' })['DATABASE_URL']).toContain('odd')

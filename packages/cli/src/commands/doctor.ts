@@ -10,6 +10,7 @@ import {
   type Db,
   type HealthCheck,
   SchemaVersionError,
+  checkWorkerVersions,
   databaseHealth,
   invariantViolations,
   listRoles,
@@ -151,7 +152,12 @@ function schemaChecks(status: SchemaStatus): HealthCheck[] {
   if (status.state === 'current') {
     const compared = status.objectsCompared
     return [
-      check('schema', 'ok', status.databaseVersion, ''),
+      check(
+        'schema',
+        status.newer.length > 0 ? 'warn' : 'ok',
+        status.databaseVersion,
+        `This program knows it up to ${status.programVersion} and can work with it; deploy the newer program.`,
+      ),
       check(
         'objects',
         compared ? 'ok' : 'warn',
@@ -167,11 +173,15 @@ function schemaChecks(status: SchemaStatus): HealthCheck[] {
 async function examineQueue(pool: Pool): Promise<Section[]> {
   const read = <T>(work: (tx: Db) => Promise<T>): Promise<T> => onSnapshot(pool, 60_000, work)
   return [
-    { section: 'Queue', checks: await examine('health', () => read(databaseHealth)) },
+    { section: 'Queue', checks: await examine('health', () => read(queueChecks)) },
     { section: 'Invariants', checks: await examine('invariants', () => read(violationChecks)) },
     { section: 'Open incidents', checks: await examine('incidents', () => read(incidentChecks)) },
     { section: 'Roles', checks: await examine('roles', () => read(roleChecks)) },
   ]
+}
+
+async function queueChecks(tx: Db): Promise<HealthCheck[]> {
+  return [...(await databaseHealth(tx)), await checkWorkerVersions(tx)]
 }
 
 async function violationChecks(tx: Db): Promise<HealthCheck[]> {

@@ -8,6 +8,7 @@ import {
   type OpenIncident,
   type StageHealth,
   type WorkerHealth,
+  checkWorkerVersions,
   databaseHealth,
   listStages,
   listWorkers,
@@ -44,7 +45,7 @@ export function addStatus(program: Command, context: Context): void {
           stages: await listStages(tx),
           workers: await listWorkers(tx),
           incidents: await openIncidents(tx),
-          health: await databaseHealth(tx),
+          health: [...(await databaseHealth(tx)), await checkWorkerVersions(tx)],
         }))
         show(context, options.json, status, () => page(context.terminal, status))
       }),

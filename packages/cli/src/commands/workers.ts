@@ -37,7 +37,18 @@ export function workerTable(terminal: Terminal, workers: readonly WorkerHealth[]
   if (workers.length === 0) {
     return 'No worker lives. Start one: npx leasehold runner --stage STAGE. Earlier ones: npx leasehold workers --dead'
   }
-  const titles = ['SLOT', 'STATUS', 'RUNNING', 'LAST BEAT', 'UP', 'RESTARTS', 'HOST', 'PID', 'STAGES']
+  const titles = [
+    'SLOT',
+    'STATUS',
+    'RUNNING',
+    'LAST BEAT',
+    'UP',
+    'RESTARTS',
+    'VERSION',
+    'HOST',
+    'PID',
+    'STAGES',
+  ]
   return table(
     terminal,
     titles,
@@ -48,6 +59,7 @@ export function workerTable(terminal: Terminal, workers: readonly WorkerHealth[]
       relative(worker.silentMs),
       duration(worker.upMs),
       worker.restarts,
+      worker.version,
       worker.host,
       worker.pid === null ? null : String(worker.pid),
       worker.stages.join(','),

@@ -34,6 +34,7 @@ export {
   listTasks,
   readPayload,
 } from './tasks.ts'
+export { type WorkerVersion, checkWorkerVersions, listWorkerVersions } from './versions.ts'
 export {
   type ActiveLease,
   type DeadWorkerRecord,

@@ -274,6 +274,14 @@ export interface WorkerHealth {
   worker_id: string | null
 }
 
+export interface WorkerVersions {
+  older_than_schema: boolean | null
+  schema: string | null
+  slots: string[] | null
+  version: string | null
+  workers: number | null
+}
+
 export interface DB {
   active_leases: ActiveLeases
   attempts: Attempts
@@ -291,4 +299,5 @@ export interface DB {
   tasks: Tasks
   waiting: Waiting
   worker_health: WorkerHealth
+  worker_versions: WorkerVersions
 }

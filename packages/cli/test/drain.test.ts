@@ -15,7 +15,7 @@ beforeAll(async () => {
 })
 afterAll(() => db.drop())
 
-let managing = true
+let over: AbortController
 let managed: Promise<void>
 const started = (slot: string): Promise<unknown> =>
   db.pool.query(
@@ -32,7 +32,7 @@ const restarts = async (): Promise<unknown[]> => {
 
 /** What workers and a service manager do: who is asked to drain leaves, and is started again when it is to be. */
 async function manage(again: boolean): Promise<void> {
-  while (managing) {
+  while (!over.signal.aborted) {
     const { rows } = await db.pool.query<{ id: string; slot: string }>(
       'select id, slot from leasehold.workers where ended_at is null and drain_asked order by slot',
     )
@@ -47,11 +47,11 @@ async function manage(again: boolean): Promise<void> {
 beforeEach(async () => {
   await db.pool.query('delete from leasehold.workers')
   for (const slot of working) await started(slot)
-  managing = true
+  over = new AbortController()
   managed = Promise.resolve()
 })
 afterEach(async () => {
-  managing = false
+  over.abort()
   await managed
 })
 

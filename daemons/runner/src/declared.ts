@@ -79,17 +79,14 @@ function commandStages(manifest: Manifest, worker: ManifestWorker, environment: 
         directory: command.directory,
         env: commandEnvironment(environment, manifest, worker, command),
         concurrency: command.concurrency,
+        timeout: command.timeoutMs,
+        priority: command.priority,
         retry: {
-          ...(command.retry.attempts !== null && { attempts: command.retry.attempts }),
-          ...(command.retry.fromMs !== null && { from: command.retry.fromMs }),
-          ...(command.retry.toMs !== null && { to: command.retry.toMs }),
+          attempts: command.retry.attempts,
+          from: command.retry.fromMs,
+          to: command.retry.toMs,
         },
-        limits: {
-          ...(command.limits.perKey !== null && { perKey: command.limits.perKey }),
-          ...(command.limits.crashes !== null && { crashes: command.limits.crashes }),
-        },
-        ...(command.timeoutMs !== null && { timeout: command.timeoutMs }),
-        ...(command.priority !== null && { priority: command.priority }),
+        limits: command.limits,
       }),
     )
 }

@@ -87,7 +87,7 @@ function checkStages({ stages }: Parts, secrets: readonly string[] | null, probl
           'is said by the stage itself (defineStage) when it comes from a module',
         )
     }
-    const { from = 5000, to = Math.max(30_000, from) } = stage.retry ?? {}
+    const { fromMs: from, toMs: to } = backoff(stage)
     if (from > to) problems.add(`${place}.retry`, `from (${from} ms) must not exceed to (${to} ms)`)
     for (const [index, secret] of (stage.secrets ?? []).entries()) {
       if (secrets !== null && !secrets.includes(secret))
@@ -200,16 +200,18 @@ function toCommand(name: string, stage: StageForm, directory: string): ManifestC
       secrets: stage.secrets ?? [],
       directory: resolve(directory, stage.directory ?? '.'),
       concurrency: stage.concurrency ?? 1,
-      timeoutMs: stage.timeout ?? null,
-      priority: stage.priority ?? null,
-      retry: {
-        attempts: stage.retry?.attempts ?? null,
-        fromMs: stage.retry?.from ?? null,
-        toMs: stage.retry?.to ?? null,
-      },
-      limits: { perKey: stage.limits?.perKey ?? null, crashes: stage.limits?.crashes ?? null },
+      timeoutMs: stage.timeout ?? 1_800_000,
+      priority: stage.priority ?? 5,
+      retry: { attempts: stage.retry?.attempts ?? 3, ...backoff(stage) },
+      limits: { perKey: stage.limits?.perKey ?? 1, crashes: stage.limits?.crashes ?? 3 },
     },
   ]
+}
+
+/** From 5 s to 30 s; who only names a longer beginning means that pause every time. */
+function backoff({ retry = {} }: StageForm): { fromMs: number; toMs: number } {
+  const fromMs = retry.from ?? Math.min(5000, retry.to ?? 5000)
+  return { fromMs, toMs: retry.to ?? Math.max(30_000, fromMs) }
 }
 
 function toSchedule(name: string, schedule: ScheduleForm): ManifestSchedule {

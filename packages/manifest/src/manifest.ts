@@ -52,7 +52,7 @@ export interface ManifestWorker {
   readonly directory: string
 }
 
-/** A stage that is a program; null: the database's or the library's default. */
+/** A stage that is a program, complete: what the manifest does not say has the library's default. */
 export interface ManifestCommand {
   readonly stage: string
   readonly command: readonly string[]
@@ -63,14 +63,10 @@ export interface ManifestCommand {
   /** The working directory, absolute. */
   readonly directory: string
   readonly concurrency: number
-  readonly timeoutMs: number | null
-  readonly priority: number | null
-  readonly retry: {
-    readonly attempts: number | null
-    readonly fromMs: number | null
-    readonly toMs: number | null
-  }
-  readonly limits: { readonly perKey: number | null; readonly crashes: number | null }
+  readonly timeoutMs: number
+  readonly priority: number
+  readonly retry: { readonly attempts: number; readonly fromMs: number; readonly toMs: number }
+  readonly limits: { readonly perKey: number; readonly crashes: number }
 }
 
 export interface ManifestSchedule {

@@ -85,12 +85,13 @@ describe('a good manifest', () => {
       secrets: ['VERIFY_KEY'],
       timeoutMs: 300_000,
       retry: { attempts: 5, fromMs: 5000, toMs: 120_000 },
-      limits: { perKey: 2, crashes: null },
-      priority: null,
+      limits: { perKey: 2, crashes: 3 },
+      priority: 5,
     })
     expect(manifest.commands[1]).toMatchObject({
       command: ['sh', '-c', 'node workers/blog.js | tee blog.log'],
-      timeoutMs: null,
+      timeoutMs: 1_800_000,
+      retry: { attempts: 3, fromMs: 5000, toMs: 30_000 },
     })
     expect(manifest.alerts).toEqual({
       perDay: 2,

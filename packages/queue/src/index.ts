@@ -50,6 +50,7 @@ export {
   type Settled,
   type Stage,
   type StageDefinition,
+  type StageSettings,
   type TaskContext,
   type TaskFacts,
   type TaskLog,

@@ -94,6 +94,12 @@ export interface StageDefinition<P, R> {
   run(ctx: TaskContext<P, R>): Promise<Outcome<R> | Settled | void>
 }
 
+/** What the database keeps of a stage; what is left out stays as it is. */
+export type StageSettings = Omit<
+  StageDefinition<unknown, unknown>,
+  'payload' | 'result' | 'run' | 'concurrency'
+>
+
 /** A checked definition. `P` is the payload, `R` the result. */
 export type Stage<P = unknown, R = unknown> = StageDefinition<P, R>
 

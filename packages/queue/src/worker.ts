@@ -7,11 +7,11 @@
  */
 import type { Db } from './db.ts'
 import { toMs } from './duration.ts'
-import type { Stage } from './stage.ts'
+import type { StageSettings } from './stage.ts'
 import { translating } from './translate.ts'
 
 /** Creates the stage or brings its settings up to date; an operator's pause stays. */
-export async function registerStage(db: Db, stage: Stage<never, never> | Stage): Promise<void> {
+export async function registerStage(db: Db, stage: StageSettings): Promise<void> {
   const { retry = {}, limits = {} } = stage
   await translating(() =>
     db.query(

@@ -595,8 +595,9 @@ create view leasehold.database_health as
             (count(*))::text AS count,
             'npx leasehold housekeeping run partitions; a running monitor does it.'::text
            FROM leasehold.partitions p
-          WHERE (p.first_id > ( SELECT q.last_value
-                   FROM leasehold.tasks_id_seq q))
+          WHERE (p.first_id > COALESCE(( SELECT q.last_value
+                   FROM pg_sequences q
+                  WHERE ((q.schemaname = 'leasehold'::name) AND (q.sequencename = 'tasks_id_seq'::name))), (0)::bigint))
         UNION ALL
          SELECT 'transaction id age'::text,
                 CASE
@@ -1044,6 +1045,19 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.alert_day(p_at timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select max(s.began)
+  from leasehold.alert_policy p cross join (select leasehold.alert_zone() as zone) z
+  cross join generate_series(-1, 1) as d(days)
+  cross join lateral (select ((p_at at time zone z.zone)::date + d.days + p.digest_at) at time zone z.zone as began) s
+  where s.began <= p_at
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.alert_rule(p_kind text)
  RETURNS leasehold.alert_rules
  LANGUAGE sql
@@ -1054,6 +1068,56 @@ AS $function$
     (select r from leasehold.alert_rules r where r.kind = p_kind),
     (select r from leasehold.alert_rules r where r.kind = '*'),
     row(p_kind, 'now', interval '0', null, null, true, false)::leasehold.alert_rules)
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.alert_targets()
+ RETURNS SETOF text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  with served as (
+    select c.channel from leasehold.alert_channels c
+    where c.enabled and c.served_at > leasehold.clock() - interval '1 day'
+  )
+  select s.channel from served s
+  union all
+  select c.channel from leasehold.alert_channels c
+  where c.channel = 'email' and c.enabled and not exists (select from served)
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.alert_zone()
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_zone text;
+begin
+  select p.zone into v_zone from leasehold.alert_policy p;
+  perform leasehold.clock() at time zone v_zone;
+  return v_zone;
+exception when invalid_parameter_value then
+  return 'UTC';
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.alerts_used(p_channel text, p_at timestamp with time zone, OUT used integer, OUT waiting boolean)
+ RETURNS record
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select (s.n + u.flying + u.waits::integer)::integer, u.waits
+  from (
+    select count(distinct a.transmission) as n from leasehold.alerts a
+    where a.channel = p_channel and a.sent_at >= leasehold.alert_day(p_at)
+  ) s cross join (
+    select count(distinct a.transmission) filter (where a.claimed_until > p_at) as flying,
+      coalesce(bool_or(a.claimed_until is null or a.claimed_until <= p_at), false) as waits
+    from leasehold.alerts a where a.channel = p_channel and a.sent_at is null and a.refused_at is null
+  ) u
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.audit()
@@ -1114,7 +1178,8 @@ CREATE OR REPLACE FUNCTION leasehold.begin_duty(p_duty text, p_schedule text, p_
 AS $function$
 declare
   v_now timestamptz := leasehold.clock();
-  v_next timestamptz := leasehold.next_turn(p_period);
+  v_next timestamptz := to_timestamp((floor(extract(epoch from v_now) / extract(epoch from p_period)) + 1)
+    * extract(epoch from p_period)::float8);
 begin
   insert into leasehold.housekeeping as h (duty, schedule, period, known_since, started_at, started_by, next_at, outcome, turns)
   values (p_duty, p_schedule, p_period, v_now, v_now, p_by, v_next, 'running', 1)
@@ -1137,6 +1202,23 @@ AS $function$
   cross join lateral (
     select f.floor from leasehold.floors f where f.stage = s.name and f.lane = l.lane order by f.floor desc limit 1) f
   join leasehold.ready r on r.stage = s.name and r.lane = l.lane and r.position >= p_from and r.position < f.floor
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.burst_ends_at(p_incidents bigint[], p_interval interval)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  with dead as (
+    select min(w.expires_at) + least(p_interval, interval '1 minute') as latest
+    from leasehold.incidents i join leasehold.workers w on w.id = case when i.kind = 'worker_dead' then i.subject::uuid end
+    where i.id = any (p_incidents)
+  )
+  select least(max(w.expires_at), min(d.latest)) + interval '10 milliseconds'
+  from dead d join leasehold.workers w on w.ended_at is null and w.expires_at > leasehold.clock()
+    and w.beat_at < leasehold.clock() - w.beat_interval * 2
+  where d.latest > leasehold.clock()
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.cancel_task(task_id bigint, reason text DEFAULT NULL::text)
@@ -1231,6 +1313,40 @@ AS $function$
   where x.task_id is not null
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.claim_messages(p_channel text, p_for interval)
+ RETURNS TABLE(id bigint, subject text, body text, purpose text, created_at timestamp with time zone, tries integer, incidents jsonb, transmission uuid)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := leasehold.clock();
+  v_transmission uuid := gen_random_uuid();
+begin
+  perform from leasehold.alert_channels c
+  where c.channel = p_channel and (c.not_before is null or c.not_before <= v_now) for update;
+  if not found then
+    return;
+  end if;
+  return query
+  with claimed as (
+    update leasehold.alerts a set tries = a.tries + 1, claimed_until = v_now + p_for, transmission = v_transmission
+    where a.channel = p_channel and a.sent_at is null and a.refused_at is null
+      and (a.claimed_until is null or a.claimed_until <= v_now)
+    returning a.*
+  ), numbered as (
+    select c.*, row_number() over (order by c.id) as nr from claimed c
+  )
+  select n.id, n.subject, case when n.nr <= 100 then n.body end, n.purpose, n.created_at, n.tries,
+    case when n.nr <= 100 then (select coalesce(jsonb_agg(jsonb_build_object('id', i.id::text, 'kind', i.kind, 'subject', i.subject,
+      'summary', i.summary, 'opened_at', i.opened_at, 'resolved_at', i.resolved_at) order by i.id), '[]')
+      from (select i.* from leasehold.incidents i where i.id = any (n.incident_ids) order by i.id limit 500) i) end,
+    v_transmission
+  from numbered n order by n.id;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.clock()
  RETURNS timestamp with time zone
  LANGUAGE sql
@@ -1306,70 +1422,21 @@ $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.current_conditions(p_wedge interval, p_lonely interval, p_silent interval)
  RETURNS TABLE(kind text, subject text, summary text, details jsonb)
- LANGUAGE sql
+ LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  with seen as (
-    select w.*, w.ended_at is null and w.expires_at > leasehold.clock() as live
-    from leasehold.workers w where w.ended_at is null or w.ended_at > leasehold.clock() - interval '1 day'
-  ), by_stage as (
-    select u.stage, count(*) filter (where w.live) as live_workers,
-      count(distinct w.slot) filter (where w.live or coalesce(w.ended_at, w.expires_at) > leasehold.clock() - p_lonely)
-        as recent_slots,
-      -- A dead worker counts until it was released: its death is news of its own.
-      max(coalesce(w.ended_at, w.expires_at)) as last_live, max(w.beat_at) as last_seen
-    from seen w cross join lateral unnest(w.stages) as u(stage) group by 1
-  ), stage_work as (
-    select s.name, s.expected_workers, s.registered_at, b.last_live, b.last_seen,
-      coalesce(b.live_workers, 0) as live_workers, coalesce(b.recent_slots, 0) as recent_slots,
-      case when coalesce(b.live_workers, 0) = 0 then least(
-        (select min(greatest(t.submitted_at, t.run_at)) from generate_series(0, 11) as g(lane)
-         cross join lateral (
-           select r.task_id from leasehold.ready r
-           where r.stage = s.name and r.lane = g.lane::smallint
-             and r.position >= coalesce((select f.floor from leasehold.floors f
-               where f.stage = s.name and f.lane = g.lane::smallint order by f.floor desc limit 1), 0)
-           order by r.position limit 1) first
-         join leasehold.tasks t on t.id = first.task_id),
-        (select n.run_at from leasehold.scheduled n where n.stage = s.name order by n.run_at limit 1),
-        (select w.waiting_since from leasehold.waiting w where w.stage = s.name and not w.for_parents
-         order by w.concurrency_key limit 1)
-      ) end as oldest
-    from leasehold.stages s left join by_stage b on b.stage = s.name
-    where s.paused_until is null or s.paused_until <= leasehold.clock()
-  ), lonely as (
-    select s.* from stage_work s
-    where s.live_workers = 0 and greatest(s.oldest, s.last_live) < leasehold.clock() - p_lonely and s.oldest is not null
-  )
-  -- The last beat tells how old the loop's turn was then; a worker that is silent as well is not wedged but about to be dead.
-  select 'worker_wedged', w.id::text,
-    'worker ' || w.slot || ' beats but its main loop has not turned for ' || date_trunc('second', w.beat_at - w.loop_at)::text,
-    jsonb_build_object('worker_id', w.id, 'slot', w.slot, 'stages', w.stages, 'host', w.host, 'pid', w.pid,
-      'loop_at', w.loop_at, 'stands_still_s', round(extract(epoch from w.beat_at - w.loop_at)::numeric, 1), 'running', w.running)
-  from seen w where w.live and w.beat_at - w.loop_at > p_wedge
-  union all
-  select 'stage_without_worker', s.name,
-    'stage ' || s.name || ' has work and no live worker',
-    jsonb_build_object('stage', s.name, 'oldest', s.oldest, 'last_worker_seen', s.last_seen)
-  from lonely s
-  union all
-  select 'workers_missing', s.name,
-    'stage ' || s.name || ' has ' || s.live_workers || ' of ' || s.expected_workers || ' expected workers',
-    jsonb_build_object('stage', s.name, 'live', s.live_workers, 'expected', s.expected_workers)
-  from stage_work s
-  where s.recent_slots < s.expected_workers and s.registered_at < leasehold.clock() - p_lonely
-    and s.name not in (select l.name from lonely l)
-  union all
-  select 'monitor_silent', m.id::text,
-    'monitor on ' || m.host || ' (pid ' || coalesce(m.pid::text, '?') || ') has not ticked for ' || date_trunc('second', leasehold.clock() - m.ticked_at)::text,
-    jsonb_build_object('monitor_id', m.id, 'host', m.host, 'pid', m.pid, 'ticked_at', m.ticked_at, 'interval_ms', m.interval_ms)
-  from leasehold.monitors m
-  where m.stopped_at is null
-    and m.ticked_at < leasehold.clock() - greatest(p_silent, m.interval_ms * 3 * interval '1 millisecond')
-    and m.ticked_at > leasehold.clock() - interval '1 day'
-    -- Started again on its host: that process watches in its place.
-    and not exists (select from leasehold.monitors n where n.host = m.host and n.started_at > m.ticked_at)
+declare
+  v_function text;
+begin
+  return query select c.kind, c.subject, c.summary, c.details from leasehold.fleet_conditions(p_wedge, p_lonely, p_silent) c;
+  return query select c.kind, c.subject, c.summary, c.details from leasehold.work_conditions() c;
+  foreach v_function in array array['late_schedules', 'failing_schedules', 'overdue_housekeeping'] loop
+    if to_regprocedure(format('leasehold.%I()', v_function)) is not null then
+      return query execute format('select c.kind, c.subject, c.summary, c.details from leasehold.%I() c', v_function);
+    end if;
+  end loop;
+end
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.delete_strays(p_before timestamp with time zone, p_limit integer DEFAULT 1000)
@@ -1574,6 +1641,75 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.due_messages(p_interval interval, p_unfinished boolean DEFAULT false)
+ RETURNS TABLE(channel text, purpose text, news jsonb, again interval)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := leasehold.clock();
+  v_day timestamptz := leasehold.alert_day(v_now);
+  v_quiet boolean := leasehold.is_quiet(v_now);
+  v_policy leasehold.alert_policy;
+  v_channel record;
+  v_used record;
+  v_last record;
+  v_picked bigint[];
+  v_incidents bigint[];
+  v_minor boolean;
+  v_until timestamptz;
+begin
+  select * into strict v_policy from leasehold.alert_policy;
+  for v_channel in
+    select c.channel, coalesce(c.per_day, v_policy.per_day) as per_day from leasehold.alert_channels c
+    where c.channel in (select leasehold.alert_targets()) order by c.channel for update
+  loop
+    continue when not exists (select from leasehold.alert_news n where n.channel = v_channel.channel and n.told_at is null);
+    channel := v_channel.channel; purpose := null; news := null; again := null;
+    v_used := leasehold.alerts_used(channel, v_now);
+    if (v_used.waiting or v_used.used < v_channel.per_day)
+      and exists (select from leasehold.alert_news n where n.channel = v_channel.channel and n.told_at is null and n.at < v_day)
+      and not exists (select from leasehold.alerts a
+        where a.channel = v_channel.channel and a.purpose = 'digest' and a.created_at >= v_day)
+    then
+      purpose := 'digest';
+      v_picked := array(select n.id from leasehold.alert_news n
+        where n.channel = v_channel.channel and n.told_at is null order by n.id);
+    else
+      select array_agg(n.id order by n.id), array_agg(n.incident_id) filter (where n.what = 'opened'), bool_and(n.minor)
+      into v_picked, v_incidents, v_minor
+      from leasehold.alert_news n join leasehold.incidents i on i.id = n.incident_id
+      cross join lateral leasehold.alert_rule(i.kind) r
+      where n.channel = v_channel.channel and n.told_at is null and r.tell = 'now' and (r.through_quiet or not v_quiet);
+      continue when v_picked is null;
+      continue when not v_used.waiting
+        and v_used.used >= v_channel.per_day - case when v_minor then v_policy.reserve else 0 end;
+      select a.created_at into v_last from leasehold.alerts a where a.channel = v_channel.channel order by a.id desc limit 1;
+      v_until := greatest(v_last.created_at + v_policy.gap, leasehold.burst_ends_at(v_incidents, p_interval),
+        case when p_unfinished and exists (select from leasehold.alert_news n
+          where n.id = any (v_picked) having min(n.at) > v_now - least(p_interval, interval '1 minute')) then v_now + interval '1 ms' end);
+      if v_until > v_now then
+        again := v_until - v_now;
+        return next;
+        continue;
+      end if;
+      purpose := 'alert';
+    end if;
+    select jsonb_agg(jsonb_build_object('news_id', x.id::text, 'what', x.what,
+      'incident', to_jsonb(x.incident) || jsonb_build_object('id', x.incident_id::text)
+        || case when x.nr > 100 then jsonb_build_object('details', (x.incident).details - 'held') else '{}' end) order by x.id)
+    into news
+    from (
+      select n.id, n.what, n.incident_id, i as incident, row_number() over (partition by i.kind order by n.id) as nr
+      from leasehold.alert_news n join leasehold.incidents i on i.id = n.incident_id where n.id = any (v_picked)
+    ) x;
+    return next;
+  end loop;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.edit_distance(p_a text, p_b text)
  RETURNS integer
  LANGUAGE plpgsql
@@ -1723,7 +1859,7 @@ begin
 
   select count(*), coalesce(sum(p.end_id - p.first_id), 0) into v_ranges, v_ids
   from leasehold.partitions p where p.first_id > v_last_id;
-  v_wanted := leasehold.id_rate() * 180;
+  v_wanted := leasehold.id_rate() * 600;
   v_size := leasehold.next_range_size();
   select coalesce(max(p.end_id), 0) into v_first from leasehold.partitions p;
   if v_last_id >= v_first and v_first > 0 then
@@ -2228,6 +2364,74 @@ AS $function$
   from leasehold.attempts a where a.task_id = p_task_id order by a.fence desc limit 1
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.fleet_conditions(p_wedge interval, p_lonely interval, p_silent interval)
+ RETURNS TABLE(kind text, subject text, summary text, details jsonb)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  with seen as (
+    select w.*, w.ended_at is null and w.expires_at > leasehold.clock() as live
+    from leasehold.workers w where w.ended_at is null or w.ended_at > leasehold.clock() - interval '1 day'
+  ), by_stage as (
+    select u.stage, count(*) filter (where w.live) as live_workers,
+      count(distinct w.slot) filter (where w.live or coalesce(w.ended_at, w.expires_at) > leasehold.clock() - p_lonely)
+        as recent_slots,
+      -- A dead worker counts until it was released: its death is news of its own.
+      max(coalesce(w.ended_at, w.expires_at)) as last_live, max(w.beat_at) as last_seen
+    from seen w cross join lateral unnest(w.stages) as u(stage) group by 1
+  ), stage_work as (
+    select s.name, s.expected_workers, s.registered_at, b.last_live, b.last_seen,
+      coalesce(b.live_workers, 0) as live_workers, coalesce(b.recent_slots, 0) as recent_slots,
+      case when coalesce(b.live_workers, 0) = 0 then least(
+        (select min(greatest(t.submitted_at, t.run_at)) from generate_series(0, 11) as g(lane)
+         cross join lateral (
+           select r.task_id from leasehold.ready r
+           where r.stage = s.name and r.lane = g.lane::smallint
+             and r.position >= coalesce((select f.floor from leasehold.floors f
+               where f.stage = s.name and f.lane = g.lane::smallint order by f.floor desc limit 1), 0)
+           order by r.position limit 1) first
+         join leasehold.tasks t on t.id = first.task_id),
+        (select n.run_at from leasehold.scheduled n where n.stage = s.name order by n.run_at limit 1),
+        (select w.waiting_since from leasehold.waiting w where w.stage = s.name and not w.for_parents
+         order by w.concurrency_key limit 1)
+      ) end as oldest
+    from leasehold.stages s left join by_stage b on b.stage = s.name
+    where s.paused_until is null or s.paused_until <= leasehold.clock()
+  ), lonely as (
+    select s.* from stage_work s
+    where s.live_workers = 0 and greatest(s.oldest, s.last_live) < leasehold.clock() - p_lonely and s.oldest is not null
+  )
+  -- The last beat tells how old the loop's turn was then; a worker that is silent as well is not wedged but about to be dead.
+  select 'worker_wedged', w.id::text,
+    'worker ' || w.slot || ' beats but its main loop has not turned for ' || date_trunc('second', w.beat_at - w.loop_at)::text,
+    jsonb_build_object('worker_id', w.id, 'slot', w.slot, 'stages', w.stages, 'host', w.host, 'pid', w.pid,
+      'loop_at', w.loop_at, 'stands_still_s', round(extract(epoch from w.beat_at - w.loop_at)::numeric, 1), 'running', w.running)
+  from seen w where w.live and w.beat_at - w.loop_at > p_wedge
+  union all
+  select 'stage_without_worker', s.name,
+    'stage ' || s.name || ' has work and no live worker',
+    jsonb_build_object('stage', s.name, 'oldest', s.oldest, 'last_worker_seen', s.last_seen)
+  from lonely s
+  union all
+  select 'workers_missing', s.name,
+    'stage ' || s.name || ' has ' || s.live_workers || ' of ' || s.expected_workers || ' expected workers',
+    jsonb_build_object('stage', s.name, 'live', s.live_workers, 'expected', s.expected_workers)
+  from stage_work s
+  where s.recent_slots < s.expected_workers and s.registered_at < leasehold.clock() - p_lonely
+    and s.name not in (select l.name from lonely l)
+  union all
+  select 'monitor_silent', m.id::text,
+    'monitor on ' || m.host || ' (pid ' || coalesce(m.pid::text, '?') || ') has not ticked for ' || date_trunc('second', leasehold.clock() - m.ticked_at)::text,
+    jsonb_build_object('monitor_id', m.id, 'host', m.host, 'pid', m.pid, 'ticked_at', m.ticked_at, 'interval_ms', m.interval_ms)
+  from leasehold.monitors m
+  where m.stopped_at is null
+    and m.ticked_at < leasehold.clock() - greatest(p_silent, m.interval_ms * 3 * interval '1 millisecond')
+    and m.ticked_at > leasehold.clock() - interval '1 day'
+    -- Started again on its host: that process watches in its place.
+    and not exists (select from leasehold.monitors n where n.host = m.host and n.started_at > m.ticked_at)
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.forget_runs(p_after text DEFAULT ''::text, p_limit integer DEFAULT 1000)
  RETURNS TABLE(forgotten integer, looked_to text)
  LANGUAGE plpgsql
@@ -2305,6 +2509,74 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.gather_news(p_resolved bigint[] DEFAULT '{}'::bigint[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_targets text[] := array(select leasehold.alert_targets());
+begin
+  insert into leasehold.alert_news (channel, incident_id, what, minor, at)
+  select t.channel, i.id, 'opened',
+    -- The death was told a moment ago, and with it that nobody is left for this stage.
+    i.kind in ('stage_without_worker', 'workers_missing') and exists (
+      select from leasehold.incidents d join leasehold.alert_news n on n.incident_id = d.id
+      where d.kind = 'worker_dead' and d.opened_at > i.opened_at - interval '1 hour'
+        and n.channel = t.channel and n.what = 'opened' and n.told_at is not null
+        and d.details -> case i.kind when 'workers_missing' then 'stages' else 'unserved' end ? i.subject),
+    v_now
+  from (
+    select x.* from leasehold.incidents x where x.resolved_at is null
+    union select x.* from leasehold.incidents x where x.opened_at > v_now - interval '1 hour'
+    union select x.* from leasehold.incidents x where x.id = any (p_resolved)
+  ) i
+  cross join lateral leasehold.alert_rule(i.kind) r
+  cross join unnest(v_targets) as t(channel)
+  where r.tell <> 'never'
+    and coalesce(i.resolved_at, v_now) - i.opened_at >= r.min_age
+    and (t.channel = any (r.channels) or r.channels is null or not r.channels && v_targets)
+    and not (i.kind = 'channel_down' and i.subject = t.channel)
+    and not exists (select from leasehold.alert_news n
+      where n.incident_id = i.id and n.what = 'opened' and (n.channel = t.channel or i.resolved_at is not null))
+  order by i.id;
+
+  -- What was told and is over; not that others go on with a dead worker's stages, which the first message said, nor
+  -- that a death was closed after a day although nothing came back.
+  with over as (
+    update leasehold.alert_news n set followed = true
+    from leasehold.incidents i
+    where n.what = 'opened' and not n.followed and n.told_at is not null
+      and i.id = n.incident_id and i.resolved_at is not null
+    returning n.channel, n.incident_id, i.kind, i.details, i.resolved_at - i.opened_at as lasted
+  )
+  insert into leasehold.alert_news (channel, incident_id, what, minor, at, followed)
+  select o.channel, o.incident_id, 'resolved', true, v_now, true
+  from over o cross join lateral leasehold.alert_rule(o.kind) r
+  where r.recovery and r.tell <> 'never'
+    and (o.kind <> 'worker_dead' or (jsonb_array_length(o.details -> 'unserved') > 0 and o.lasted < interval '1 day'))
+  order by o.incident_id;
+
+  insert into leasehold.alert_news (channel, incident_id, what, minor, at, followed)
+  select n.channel, n.incident_id, 'reminder', true, v_now, true
+  from leasehold.alert_news n
+  join leasehold.incidents i on i.id = n.incident_id and i.resolved_at is null
+  cross join lateral leasehold.alert_rule(i.kind) r
+  where n.what = 'opened' and not n.followed and n.told_at is not null and r.tell <> 'never'
+    and n.told_at <= v_now - r.remind_after
+    and n.channel = any (v_targets)
+    and not exists (select from leasehold.alert_news m where m.incident_id = n.incident_id and m.channel = n.channel
+      and m.what = 'reminder' and (m.told_at is null or m.told_at > v_now - r.remind_after))
+  order by n.incident_id;
+
+  delete from leasehold.alert_news n using leasehold.incidents i
+  where n.told_at is null and i.id = n.incident_id
+    and ((n.what = 'reminder' and i.resolved_at is not null) or (leasehold.alert_rule(i.kind)).tell = 'never');
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.heartbeat(worker_id uuid, loop_age_ms bigint DEFAULT 0, oldest_fence bigint DEFAULT NULL::bigint, running integer DEFAULT NULL::integer, draining boolean DEFAULT NULL::boolean, renew boolean DEFAULT true, meta jsonb DEFAULT NULL::jsonb)
  RETURNS TABLE(state text, reason text, expires_at timestamp with time zone, drain boolean, revoked jsonb)
  LANGUAGE plpgsql
@@ -2352,6 +2624,18 @@ AS $function$
   left join lateral (
     select n.first_id, n.opened_at from leasehold.partitions n
     where n.opened_at <= leasehold.clock() - interval '1 minute' order by n.first_id desc limit 1) since on true
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.is_quiet(p_at timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select coalesce(case
+    when p.quiet_from < p.quiet_until then t.local >= p.quiet_from and t.local < p.quiet_until
+    else t.local >= p.quiet_from or t.local < p.quiet_until end, false)
+  from leasehold.alert_policy p cross join lateral (select (p_at at time zone leasehold.alert_zone())::time as local) t
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.leave(worker_id uuid, reason text DEFAULT 'graceful-shutdown'::text)
@@ -2413,6 +2697,45 @@ begin
     and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
   return 'a transaction that uses leasehold.' || (select c.relname from pg_catalog.pg_class c where c.oid = p_table)
     || ' stays open (pid ' || v_pids || ')';
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.messages_failed(p_channel text, p_transmission uuid, p_error text, p_delay interval, p_refused boolean DEFAULT false, p_alone boolean DEFAULT false)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_failures integer;
+begin
+  update leasehold.alert_channels c set failing_since = coalesce(c.failing_since, v_now), failures = c.failures + 1,
+    last_error = p_error, not_before = case when p_alone then v_now + p_delay end
+  where c.channel = p_channel returning c.failures into v_failures;
+  update leasehold.alerts a set claimed_until = null, last_error = p_error, next_try_at = v_now + p_delay,
+    refused_at = case when p_refused then v_now end
+  where a.transmission = p_transmission and a.channel = p_channel and a.sent_at is null;
+  if v_failures >= 3 or p_refused then
+    perform leasehold.open_incident('channel_down', p_channel,
+      'alerts by ' || p_channel || case when p_refused then ' are refused: ' else ' could not be delivered: ' end || p_error,
+      jsonb_build_object('channel', p_channel, 'failures', v_failures, 'refused', p_refused, 'error', p_error));
+  end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.messages_sent(p_channel text, p_transmission uuid, p_remark text DEFAULT NULL::text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  update leasehold.alert_channels c set last_sent_at = leasehold.clock(), failing_since = null, failures = 0,
+    last_error = null, not_before = null
+  where c.channel = p_channel;
+  update leasehold.alerts a set sent_at = leasehold.clock(), claimed_until = null, last_error = p_remark
+  where a.transmission = p_transmission and a.channel = p_channel and a.sent_at is null;
 end
 $function$;
 
@@ -2521,6 +2844,8 @@ begin
         or i.opened_at < v_now - interval '1 day'
       when 'task_quarantined' then coalesce(leasehold.final_outcome(i.subject::bigint), '') <> 'dead'
       when 'mail_undeliverable' then not exists (select from leasehold.alerts a where a.sent_at is null and a.tries > 0)
+      when 'channel_down' then not exists (select from leasehold.alert_channels c
+        where c.channel = i.subject and c.failing_since is not null and c.enabled and c.served_at > v_now - interval '1 day')
       else not exists (
         select from jsonb_to_recordset(v_conditions) as c(kind text, subject text) where c.kind = i.kind and c.subject = i.subject)
     end
@@ -2548,13 +2873,18 @@ AS $function$
   from leasehold.retention r
 $function$;
 
-CREATE OR REPLACE FUNCTION leasehold.next_turn(p_period interval)
- RETURNS timestamp with time zone
+CREATE OR REPLACE FUNCTION leasehold.note_alert_test(p_channel text, p_error text)
+ RETURNS void
  LANGUAGE sql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  select to_timestamp(((floor(extract(epoch from leasehold.clock()) / extract(epoch from p_period)) + 1)
-    * extract(epoch from p_period))::float8)
+  update leasehold.alert_channels c set last_error = p_error,
+    last_sent_at = case when p_error is null then leasehold.clock() else c.last_sent_at end,
+    failing_since = case when p_error is not null then c.failing_since end,
+    failures = case when p_error is null then 0 else c.failures end,
+    not_before = case when p_error is not null then c.not_before end
+  where c.channel = p_channel
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.nudge_keys(p_task_ids bigint[])
@@ -2644,6 +2974,17 @@ AS $function$
   values (p_kind, p_subject, leasehold.clock(), p_summary, p_details)
   on conflict (kind, subject) where resolved_at is null do nothing
   returning id
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.overdue_channels(p_slack interval)
+ RETURNS SETOF text
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select distinct a.channel from leasehold.alerts a join leasehold.alert_channels c on c.channel = a.channel
+  where a.sent_at is null and a.refused_at is null
+    and greatest(a.next_try_at, a.claimed_until, c.not_before) < leasehold.clock() - p_slack
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.overdue_housekeeping()
@@ -2860,8 +3201,7 @@ CREATE OR REPLACE FUNCTION leasehold.range_span()
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  select coalesce(r.rotate_every, case when r.keep_tasks is not null then greatest(r.keep_tasks / 6, interval '1 minute') end)
-  from leasehold.retention r
+  select coalesce(r.rotate_every, greatest(r.keep_tasks / 6, interval '1 minute')) from leasehold.retention r
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.ready_writers()
@@ -2904,9 +3244,8 @@ CREATE OR REPLACE FUNCTION leasehold.register_duties(p_duties jsonb)
 AS $function$
   delete from leasehold.housekeeping h
   where h.duty not in (select d.duty from jsonb_to_recordset(p_duties) as d(duty text));
-  insert into leasehold.housekeeping as h (duty, schedule, period, known_since, next_at)
-  select d.duty, d.schedule, d.period_ms * interval '1 millisecond', leasehold.clock(),
-    leasehold.next_turn(d.period_ms * interval '1 millisecond')
+  insert into leasehold.housekeeping as h (duty, schedule, period, known_since)
+  select d.duty, d.schedule, d.period_ms * interval '1 millisecond', leasehold.clock()
   from jsonb_to_recordset(p_duties) as d(duty text, schedule text, period_ms bigint)
   on conflict (duty) do update set schedule = excluded.schedule, period = excluded.period
   where (h.schedule, h.period) is distinct from (excluded.schedule, excluded.period)
@@ -3106,6 +3445,23 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.retry_alerts(p_channel text DEFAULT NULL::text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_count integer;
+begin
+  perform from leasehold.alert_channels c where p_channel is null or c.channel = p_channel order by c.channel for update;
+  update leasehold.alerts a set refused_at = null, next_try_at = leasehold.clock()
+  where a.refused_at is not null and a.sent_at is null and (p_channel is null or a.channel = p_channel);
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.retry_task(task_id bigint)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -3229,7 +3585,7 @@ CREATE OR REPLACE FUNCTION leasehold.rotation_is_due()
 AS $function$
   select case
     when p.first_id is null then exists (select from leasehold.partitions n where n.first_id > s.last_value)
-    else s.is_called and p.opened_at <= leasehold.clock() - leasehold.range_span()
+    else s.last_value > p.first_id and p.opened_at <= leasehold.clock() - leasehold.range_span()
   end is true
   from leasehold.tasks_id_seq s
   left join leasehold.partitions p on p.first_id <= s.last_value and p.end_id > s.last_value
@@ -3441,6 +3797,16 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.serve_channels(p_channels text[])
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  update leasehold.alert_channels c set served_at = leasehold.clock()
+  where c.channel = any (p_channels) and (c.served_at is null or c.served_at < leasehold.clock() - interval '30 seconds')
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.set_alert_channel(p_channel text, p_change jsonb)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -3550,7 +3916,6 @@ declare
   v_known constant text[] := array['keep_tasks', 'keep_logs', 'rotate_every', 'range_ids', 'keep_workers',
     'keep_incidents', 'keep_monitors', 'keep_firings'];
   v_unknown text;
-  v_rule text;
   v_new leasehold.retention;
 begin
   select k into v_unknown from jsonb_object_keys(p_changes) k where not k = any (v_known) limit 1;
@@ -3564,11 +3929,6 @@ begin
     rotate_every = v_new.rotate_every, range_ids = v_new.range_ids, keep_workers = v_new.keep_workers,
     keep_incidents = v_new.keep_incidents, keep_monitors = v_new.keep_monitors, keep_firings = v_new.keep_firings;
   return v_new;
-exception when check_violation then
-  -- The constraint's name is the rule, in words.
-  get stacked diagnostics v_rule = constraint_name;
-  raise exception '%, so % is refused', replace(v_rule, '_', ' '), p_changes
-    using errcode = 'check_violation', constraint = v_rule;
 end
 $function$;
 
@@ -3951,6 +4311,68 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.work_conditions()
+ RETURNS TABLE(kind text, subject text, summary text, details jsonb)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  with failed as (
+    select a.task_id, a.outcome, a.ended_at, a.error from leasehold.attempts a
+    where a.outcome in ('dead', 'retry', 'lost') and a.ended_at > leasehold.clock() - interval '1 hour'
+    order by a.ended_at desc limit 5000
+  ), dead as (
+    select t.stage, count(*) as n, max(f.ended_at) as last_at,
+      (array_agg(jsonb_build_object('task_id', t.id::text, 'title', left(t.title, 200), 'error', left(f.error ->> 'message', 500))
+        order by f.ended_at desc))[1] as last
+    from failed f join leasehold.tasks t on t.id = f.task_id
+    where f.outcome = 'dead' and f.error ->> 'code' is distinct from 'quarantined'
+    group by t.stage
+  ), late as (
+    select b.stage, b.older_than, leasehold.clock() - (
+      select min(greatest(t.submitted_at, t.run_at)) from generate_series(0, 11) as g(lane)
+      cross join lateral (
+        select r.task_id from leasehold.ready r
+        where r.stage = b.stage and r.lane = g.lane::smallint
+          and r.position >= coalesce((select f.floor from leasehold.floors f
+            where f.stage = b.stage and f.lane = g.lane::smallint order by f.floor desc limit 1), 0)
+        order by r.position limit 1) first
+      join leasehold.tasks t on t.id = first.task_id) as age
+    from leasehold.backlog_limits b
+    where not exists (select from leasehold.stages s where s.name = b.stage and s.paused_until > leasehold.clock())
+  )
+  select 'tasks_failing', d.stage, 'tasks of stage ' || d.stage || ' end dead',
+    jsonb_build_object('stage', d.stage, 'dead', d.n, 'last_at', d.last_at, 'last', d.last)
+  from dead d
+  union all
+  select 'backlog_old', l.stage,
+    'the oldest ready task of stage ' || l.stage || ' is older than ' || l.older_than::text,
+    jsonb_build_object('stage', l.stage, 'age_s', round(extract(epoch from l.age)::numeric, 1),
+      'limit_s', round(extract(epoch from l.older_than)::numeric, 1))
+  from late l where l.age > l.older_than
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.write_message(p_channel text, p_purpose text, p_news bigint[], p_subject text, p_body text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_id bigint;
+begin
+  insert into leasehold.alerts (channel, purpose, incident_ids, subject, body, created_at, next_try_at)
+  values (p_channel, p_purpose, array(select distinct n.incident_id from leasehold.alert_news n
+    where n.id = any (p_news) order by 1), p_subject, p_body, v_now, v_now)
+  returning id into v_id;
+  -- What is over when it is told for the first time was told as over: nothing more will come of it.
+  update leasehold.alert_news n set told_at = v_now, alert_id = v_id, followed = n.followed or i.resolved_at is not null
+  from leasehold.incidents i where n.id = any (p_news) and i.id = n.incident_id;
+  return v_id;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.write_notes(p_worker uuid, p_notes jsonb)
  RETURNS integer
  LANGUAGE plpgsql
@@ -4014,6 +4436,7 @@ grant execute on function leasehold.leave(worker_id uuid, reason text) to leaseh
 grant execute on function leasehold.monitor_silence() to leasehold_observer;
 grant execute on function leasehold.monitor_silence() to leasehold_submitter;
 grant execute on function leasehold.monitor_silence() to leasehold_worker;
+grant execute on function leasehold.note_alert_test(p_channel text, p_error text) to leasehold_operator;
 grant execute on function leasehold.overdue_housekeeping() to leasehold_observer;
 grant execute on function leasehold.pause_stage(name text, until timestamp with time zone) to leasehold_operator;
 grant execute on function leasehold.process_nudges(p_stages text[], p_limit integer) to leasehold_worker;
@@ -4025,6 +4448,7 @@ grant execute on function leasehold.release(worker_id uuid, task_id bigint, fenc
 grant execute on function leasehold.release_dead_workers(p_limit integer) to leasehold_worker;
 grant execute on function leasehold.resume_stage(name text) to leasehold_operator;
 grant execute on function leasehold.retention_plan() to leasehold_observer;
+grant execute on function leasehold.retry_alerts(p_channel text) to leasehold_operator;
 grant execute on function leasehold.retry_task(task_id bigint) to leasehold_operator;
 grant execute on function leasehold.return_strays(p_worker uuid, p_known bigint[]) to leasehold_worker;
 grant execute on function leasehold.run_now(task_id bigint) to leasehold_operator;
@@ -4089,15 +4513,21 @@ grant usage on schema leasehold to leasehold_submitter;
 grant usage on schema leasehold to leasehold_worker;
 revoke execute on function leasehold.advance_floors(p_patience interval, p_step bigint) from public;
 revoke execute on function leasehold.after_end(p_task_ids bigint[], p_outcome text) from public;
+revoke execute on function leasehold.alert_day(p_at timestamp with time zone) from public;
 revoke execute on function leasehold.alert_rule(p_kind text) from public;
+revoke execute on function leasehold.alert_targets() from public;
+revoke execute on function leasehold.alert_zone() from public;
+revoke execute on function leasehold.alerts_used(p_channel text, p_at timestamp with time zone, OUT used integer, OUT waiting boolean) from public;
 revoke execute on function leasehold.audit() from public;
 revoke execute on function leasehold.backoff(p_failures integer, p_min interval, p_max interval) from public;
 revoke execute on function leasehold.begin_duty(p_duty text, p_schedule text, p_period interval, p_by text) from public;
 revoke execute on function leasehold.below_floors(p_from bigint) from public;
+revoke execute on function leasehold.burst_ends_at(p_incidents bigint[], p_interval interval) from public;
 revoke execute on function leasehold.cancel_task(task_id bigint, reason text) from public;
 revoke execute on function leasehold.check_alert_zone() from public;
 revoke execute on function leasehold.check_change(p_change jsonb, p_known text[]) from public;
 revoke execute on function leasehold.claim(worker_id uuid, stage text, max_tasks integer) from public;
+revoke execute on function leasehold.claim_messages(p_channel text, p_for interval) from public;
 revoke execute on function leasehold.collect_stragglers() from public;
 revoke execute on function leasehold.compact_run_ledger(p_limit integer) from public;
 revoke execute on function leasehold.current_conditions(p_wedge interval, p_lonely interval, p_silent interval) from public;
@@ -4106,6 +4536,7 @@ revoke execute on function leasehold.drain_slot(slot text) from public;
 revoke execute on function leasehold.drop_leftovers() from public;
 revoke execute on function leasehold.drop_range(p_first_id bigint, p_before timestamp with time zone) from public;
 revoke execute on function leasehold.drop_range_logs(p_first_id bigint, p_before timestamp with time zone) from public;
+revoke execute on function leasehold.due_messages(p_interval interval, p_unfinished boolean) from public;
 revoke execute on function leasehold.edit_distance(p_a text, p_b text) from public;
 revoke execute on function leasehold.end_duty(p_duty text, p_by text, p_did jsonb, p_error text) from public;
 revoke execute on function leasehold.end_unleased(p_task_id bigint, p_outcome text, p_error jsonb) from public;
@@ -4116,23 +4547,29 @@ revoke execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[]
 revoke execute on function leasehold.expire_deadlines(p_slack interval, p_limit integer) from public;
 revoke execute on function leasehold.explain_task(task_id bigint) from public;
 revoke execute on function leasehold.final_outcome(p_task_id bigint) from public;
+revoke execute on function leasehold.fleet_conditions(p_wedge interval, p_lonely interval, p_silent interval) from public;
 revoke execute on function leasehold.forget_runs(p_after text, p_limit integer) from public;
 revoke execute on function leasehold.free_child(p_child bigint, p_parent bigint) from public;
+revoke execute on function leasehold.gather_news(p_resolved bigint[]) from public;
 revoke execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) from public;
 revoke execute on function leasehold.id_rate() from public;
+revoke execute on function leasehold.is_quiet(p_at timestamp with time zone) from public;
 revoke execute on function leasehold.leave(worker_id uuid, reason text) from public;
 revoke execute on function leasehold.lock_key(p_stage text, p_key text) from public;
 revoke execute on function leasehold.long_holders(p_table regclass) from public;
+revoke execute on function leasehold.messages_failed(p_channel text, p_transmission uuid, p_error text, p_delay interval, p_refused boolean, p_alone boolean) from public;
+revoke execute on function leasehold.messages_sent(p_channel text, p_transmission uuid, p_remark text) from public;
 revoke execute on function leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer, p_away interval) from public;
 revoke execute on function leasehold.monitor_leave(p_monitor uuid) from public;
 revoke execute on function leasehold.monitor_silence() from public;
 revoke execute on function leasehold.monitor_tick(p_wedge interval, p_lonely interval, p_silent interval, p_budget interval) from public;
 revoke execute on function leasehold.next_range_size() from public;
-revoke execute on function leasehold.next_turn(p_period interval) from public;
+revoke execute on function leasehold.note_alert_test(p_channel text, p_error text) from public;
 revoke execute on function leasehold.nudge_keys(p_task_ids bigint[]) from public;
 revoke execute on function leasehold.oldest_program() from public;
 revoke execute on function leasehold.open_deaths(p_limit integer) from public;
 revoke execute on function leasehold.open_incident(p_kind text, p_subject text, p_summary text, p_details jsonb) from public;
+revoke execute on function leasehold.overdue_channels(p_slack interval) from public;
 revoke execute on function leasehold.overdue_housekeeping() from public;
 revoke execute on function leasehold.partition_size() from public;
 revoke execute on function leasehold.pause_stage(name text, until timestamp with time zone) from public;
@@ -4153,6 +4590,7 @@ revoke execute on function leasehold.release_grace_until(p_ttl interval) from pu
 revoke execute on function leasehold.require_read_committed(p_what text) from public;
 revoke execute on function leasehold.resume_stage(name text) from public;
 revoke execute on function leasehold.retention_plan() from public;
+revoke execute on function leasehold.retry_alerts(p_channel text) from public;
 revoke execute on function leasehold.retry_task(task_id bigint) from public;
 revoke execute on function leasehold.return_strays(p_worker uuid, p_known bigint[]) from public;
 revoke execute on function leasehold.rotate_partitions() from public;
@@ -4162,6 +4600,7 @@ revoke execute on function leasehold.route_submitted() from public;
 revoke execute on function leasehold.run_now(task_id bigint) from public;
 revoke execute on function leasehold.sample_depths(p_share real) from public;
 revoke execute on function leasehold.schema_version() from public;
+revoke execute on function leasehold.serve_channels(p_channels text[]) from public;
 revoke execute on function leasehold.set_alert_channel(p_channel text, p_change jsonb) from public;
 revoke execute on function leasehold.set_alert_policy(p_change jsonb) from public;
 revoke execute on function leasehold.set_alert_rule(p_kind text, p_change jsonb) from public;
@@ -4179,4 +4618,6 @@ revoke execute on function leasehold.task_extra(p_task leasehold.tasks, p_crashe
 revoke execute on function leasehold.tidy() from public;
 revoke execute on function leasehold.tidy_rows(p_limit integer) from public;
 revoke execute on function leasehold.wake(p_stages text[]) from public;
+revoke execute on function leasehold.work_conditions() from public;
+revoke execute on function leasehold.write_message(p_channel text, p_purpose text, p_news bigint[], p_subject text, p_body text) from public;
 revoke execute on function leasehold.write_notes(p_worker uuid, p_notes jsonb) from public;

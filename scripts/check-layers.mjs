@@ -51,6 +51,8 @@ const homes = {
   commander: ['packages/cli'],
   '@anthropic-ai/sdk': ['packages/stages'],
   nodemailer: ['daemons/heartbeat-monitor'],
+  // Pages are fetched by stages; alerts are posted, and the ping is sent, by the monitor.
+  undici: ['packages/stages', 'daemons/heartbeat-monitor'],
   'graphile-worker': ['daemons/heartbeat-monitor'],
 }
 

@@ -16,6 +16,7 @@ import {
   readConfig,
   runMain,
 } from '@leasehold/service'
+import { channelSettings } from './channels/settings.ts'
 import { Contact } from './contact.ts'
 import { type Log, type Look, type Monitor, type MonitorOptions, startMonitor } from './index.ts'
 
@@ -86,10 +87,8 @@ async function watch(stop: AbortSignal): Promise<void> {
   }
 }
 
-function monitorOptions(
-  config: Config,
-): Pick<MonitorOptions, 'intervalMs' | 'wedgeLimitMs' | 'lonelyAfterMs' | 'smtp' | 'version'> {
-  const { intervalMs, alertEmails } = config.monitor
+function monitorOptions(config: Config): Omit<MonitorOptions, 'connectionString' | 'log' | 'onTick'> {
+  const { intervalMs } = config.monitor
   const { version }: { version: string } = JSON.parse(
     readFileSync(new URL('../package.json', import.meta.url), 'utf8'),
   )
@@ -97,7 +96,8 @@ function monitorOptions(
     intervalMs,
     wedgeLimitMs: config.lease.wedgeLimitMs,
     lonelyAfterMs: Math.max(intervalMs, minLonelyMs),
-    smtp: config.smtp === null ? null : { ...config.smtp, to: alertEmails },
+    ...channelSettings(config, process.env),
+    pingUrl: config.alerts.pingUrl,
     version,
   }
 }

@@ -3,6 +3,10 @@
  *
  * Daemons are not imported by one another; tests and main.ts import from here.
  */
+export type { Channel } from './channels/channel.ts'
+export { type ChannelSettings, openChannels } from './channels/open.ts'
+export { channelSettings } from './channels/settings.ts'
+export { type TestResult, sendTest } from './channels/test-delivery.ts'
 export type { Log } from './log.ts'
 export type { Look } from './look.ts'
 export type { MailSettings } from './mailer.ts'

@@ -1,24 +1,26 @@
 /**
- * One look of the monitor: release the dead, open and resolve incidents, write the alert about them.
+ * One look of the monitor: release the dead, open and resolve incidents, write the messages about them.
  *
- * Invariant: all of it is one transaction, so a crash loses no mail and two monitors side by side write one. Mail is
- * only written down here, never sent: a mail server cannot delay a look, and trouble with graphile-worker cannot undo it.
- * What is found is decided in SQL (monitor_tick), what is mailed in policy.ts, how it gets out in outbox.ts.
+ * Invariant: all of it is one transaction, so a crash loses no message and two monitors side by side write one. Messages
+ * are only written down here, never sent: no channel can delay a look. Telling may fail without undoing the release of
+ * workers: what is to be told is read from the state of the tables, so the next look tells it.
+ * What is found and what is told when is decided in SQL (monitor_tick, due_messages), how it gets out in outbox.ts.
  */
-import { type Db, type Tx, describeError, inTransaction } from '@leasehold/queue'
-import { type Reporter, compose } from './compose.ts'
+import { type AlertChannel, type Db, type Tx, describeError, inTransaction } from '@leasehold/queue'
+import { type Message, type Reporter, compose } from './compose.ts'
 import type { Contact } from './contact.ts'
+import { composeDigest } from './digest.ts'
 import type { Log } from './log.ts'
-import { recoverDelivery, requestDelivery } from './outbox.ts'
+import { type DueMessage, dueMessages, gatherNews, serveChannels, writeMessage } from './news.ts'
+import { recoverDelivery } from './outbox.ts'
 import { oneLine } from './plain-text.ts'
-import { type News, worthAMail } from './policy.ts'
 import {
   type Incident,
   type MonitorIntroduction,
-  databaseName,
+  type TickAnswer,
+  databaseFacts,
   monitorBeat,
   monitorTick,
-  queueAlert,
 } from './verbs.ts'
 
 /** What a look works with. */
@@ -28,6 +30,8 @@ export interface LookDeps {
   readonly limits: { readonly wedgeLimitMs: number; readonly lonelyAfterMs: number }
   readonly contact: Contact
   readonly log: Log
+  /** The channels this process can send through. */
+  readonly channels: readonly AlertChannel[]
   /** Whether a job for a new alert can be made right now; alerts written while it cannot are found later. */
   readonly canRequestDelivery: () => boolean
 }
@@ -42,8 +46,10 @@ export interface Look {
   readonly silentMs: number | null
   readonly opened: readonly Incident[]
   readonly resolved: readonly Incident[]
-  /** The alert that was written, or null when there was nothing to tell. */
-  readonly alertId: string | null
+  /** The messages that were written, at most one for each channel. */
+  readonly alertIds: readonly string[]
+  /** In how many milliseconds something that waits has to be told; null: nothing does that a usual look would miss. */
+  readonly againMs: number | null
 }
 
 // A session that hangs must not keep the other monitors from looking, nor a lock from the workers.
@@ -58,11 +64,10 @@ export async function look(deps: LookDeps): Promise<Look> {
   const found = await inTransaction(deps.db, async (tx): Promise<Look> => {
     await tx.query(patience)
     const silentMs = await monitorBeat(tx, deps.monitor, contact.awayMs)
-    const { looked, unfinished, opened, resolved } = await monitorTick(tx, deps.limits)
-    const news = worthAMail({ opened, resolved })
-    const alertId = news === null ? null : await writeAlert(tx, news, deps)
-    if (alertId !== null) unrequested = !(await requestWithoutRisk(tx, deps))
-    return { looked, unfinished, silentMs, opened, resolved, alertId }
+    const answer = await monitorTick(tx, deps.limits)
+    const told = answer.looked ? await tellWithoutRisk(tx, answer, deps) : { alertIds: [], againMs: null }
+    if (told.alertIds.length > 0) unrequested = !(await requestWithoutRisk(tx, deps))
+    return { ...answer, silentMs, ...told }
   })
   contact.reached()
   contact.reported()
@@ -71,27 +76,45 @@ export async function look(deps: LookDeps): Promise<Look> {
   return found
 }
 
-async function writeAlert(tx: Tx, news: News, deps: LookDeps): Promise<string> {
-  const { host, pid } = deps.monitor
-  const reporter: Reporter = { database: await databaseName(tx), host, pid }
-  const incidents = [...news.opened, ...news.resolved]
-  const [first] = incidents
-  // All of one look happened at one moment of the database's clock; this machine's may be wrong.
-  const at = new Date(first?.resolved_at ?? first?.opened_at ?? Date.now())
-  const { subject, body } = compose(news, reporter, at)
-  return queueAlert(tx, {
-    incidentIds: incidents.map((incident) => incident.id),
-    subject,
-    body,
-  })
+/** What cannot be told now must not take the release of workers down with it: the next look tells it. */
+async function tellWithoutRisk(
+  tx: Tx,
+  answer: TickAnswer,
+  deps: LookDeps,
+): Promise<Pick<Look, 'alertIds' | 'againMs'>> {
+  await tx.query('savepoint telling')
+  try {
+    await serveChannels(tx, deps.channels)
+    await gatherNews(tx, answer.resolved)
+    const due = await dueMessages(tx, deps.monitor.intervalMs, answer.unfinished)
+    const alertIds: string[] = []
+    for (const message of due.messages)
+      alertIds.push(await writeMessage(tx, message, await words(tx, message, deps)))
+    return { alertIds, againMs: due.againMs }
+  } catch (error) {
+    await tx.query('rollback to savepoint telling')
+    const { code, message: reason } = describeError(error)
+    deps.log.error(
+      { event: 'telling.failed', code, reason },
+      'nobody could be told; the next look tries again',
+    )
+    return { alertIds: [], againMs: null }
+  }
 }
 
-/** A job that cannot be made must not take the release of workers down with it; false: the alert has none yet. */
+async function words(tx: Tx, { purpose, news }: DueMessage, deps: LookDeps): Promise<Message> {
+  const { host, pid } = deps.monitor
+  const { name, now } = await databaseFacts(tx)
+  const reporter: Reporter = { database: name, host, pid }
+  return purpose === 'digest' ? composeDigest(news, reporter, now) : compose(news, reporter, now)
+}
+
+/** A job that cannot be made must not take the look down either; false: a message has none yet. */
 async function requestWithoutRisk(tx: Tx, deps: LookDeps): Promise<boolean> {
   if (!deps.canRequestDelivery()) return false
   await tx.query('savepoint delivery')
   try {
-    await requestDelivery(tx, 0)
+    await recoverDelivery(tx, 0)
     return true
   } catch (error) {
     await tx.query('rollback to savepoint delivery')

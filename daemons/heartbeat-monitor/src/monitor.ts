@@ -12,14 +12,16 @@ import { Contact } from './contact.ts'
 import { keepFloors } from './floors.ts'
 import type { Log } from './log.ts'
 import { type Look, look } from './look.ts'
-import type { MailSettings } from './mailer.ts'
+import type { Channel } from './channels/channel.ts'
+import { type ChannelSettings, openChannels } from './channels/open.ts'
 import type { RetryPace } from './outbox.ts'
+import { Ping } from './ping.ts'
 import { SideJobs } from './side-jobs.ts'
 import { type MonitorIntroduction, monitorLeave } from './verbs.ts'
 import { within } from './within.ts'
 
-/** How a monitor is started. Times are milliseconds. */
-export interface MonitorOptions {
+/** How a monitor is started. Times are milliseconds. Without any channel alerts are kept in leasehold.alerts and not sent. */
+export interface MonitorOptions extends ChannelSettings {
   readonly connectionString: string
   /** From the end of one look to the next; 100 ms to 1 h. */
   readonly intervalMs: number
@@ -27,12 +29,12 @@ export interface MonitorOptions {
   readonly wedgeLimitMs: number
   /** A stage may have work and no worker, or fewer than expected, for so long: time to restart one. */
   readonly lonelyAfterMs: number
-  /** Null: alerts are kept in leasehold.alerts and not sent. */
-  readonly smtp: MailSettings | null
+  /** Asked after each look that succeeded; null or absent: nobody outside watches. */
+  readonly pingUrl?: string | null
   readonly log: Log
   /** Shown in leasehold.monitors. */
   readonly version?: string
-  /** How failed mail is tried again; default 5 s doubling to 5 min. */
+  /** How alerts that were not taken are tried again; default 5 s doubling to 5 min. */
   readonly mailRetry?: RetryPace
   /** Called after each look of the loop. Must not throw. */
   readonly onTick?: (found: Look) => void
@@ -46,7 +48,7 @@ export interface Monitor {
   tick(): Promise<Look>
   /** Since when the loop of looks has not come round, apart from its regular wait: a watchdog's question. */
   overdueMs(): number
-  /** Ends the loops, lets a mail that is on its way finish for 5 s, says goodbye. Idempotent, never rejects. */
+  /** Ends the loops, lets an alert that is on its way finish for 5 s, says goodbye. Idempotent, never rejects. */
   stop(): Promise<void>
 }
 
@@ -94,6 +96,8 @@ class RunningMonitor implements Monitor {
   private readonly pool: ReturnType<typeof openPool>
   private readonly contact: Contact
   private readonly sideJobs: SideJobs
+  private readonly channels: readonly Channel[]
+  private readonly ping: Ping | null
   private readonly stopping = new AbortController()
   private readonly loops: Promise<unknown>
   private current: Promise<unknown> = Promise.resolve()
@@ -101,7 +105,7 @@ class RunningMonitor implements Monitor {
   private stopped: Promise<void> | null = null
 
   constructor(options: MonitorOptions) {
-    const { connectionString, intervalMs, smtp, log } = options
+    const { connectionString, intervalMs, pingUrl, log } = options
     this.options = options
     this.introduction = {
       id: this.id,
@@ -119,18 +123,20 @@ class RunningMonitor implements Monitor {
     })
     this.contact = new Contact(log)
     const pace = options.mailRetry ?? defaultRetry
-    this.sideJobs = new SideJobs({ connectionString, mail: smtp, pace, log })
-    if (smtp === null) {
+    this.channels = openChannels(options)
+    this.ping = pingUrl ? new Ping(pingUrl, log) : null
+    this.sideJobs = new SideJobs({ connectionString, channels: this.channels, pace, log })
+    if (this.channels.length === 0) {
       log.warn(
-        { event: 'mail.off' },
-        'no SMTP_HOST: alerts are kept in leasehold.alerts only, nobody is mailed',
+        { event: 'alerts.off' },
+        'no channel is configured (SMTP_HOST …): alerts are kept in leasehold.alerts only, nobody is told',
       )
     }
     this.loops = Promise.all([this.keepLooking(), keepFloors(this.pool, this.contact, this.stopping.signal)])
   }
 
   tick(): Promise<Look> {
-    const { wedgeLimitMs, lonelyAfterMs, log, smtp } = this.options
+    const { wedgeLimitMs, lonelyAfterMs, log } = this.options
     const next = this.current.then(() =>
       look({
         db: this.pool,
@@ -138,7 +144,8 @@ class RunningMonitor implements Monitor {
         limits: { wedgeLimitMs, lonelyAfterMs },
         contact: this.contact,
         log,
-        canRequestDelivery: () => smtp !== null && this.sideJobs.ready,
+        channels: this.channels.map(({ name }) => name),
+        canRequestDelivery: () => this.sideJobs.ready,
       }),
     )
     this.current = next.catch(() => {})
@@ -163,7 +170,8 @@ class RunningMonitor implements Monitor {
         const found = await this.tick()
         if (awayMs > longOutageMs) this.sideJobs.refresh()
         this.options.onTick?.(found)
-        waitMs = found.unfinished ? 0 : this.options.intervalMs
+        if (found.looked) this.ping?.looked()
+        waitMs = found.unfinished ? 0 : Math.min(this.options.intervalMs, found.againMs ?? Infinity)
       } catch (error) {
         this.contact.failed('look', error)
         waitMs = Math.min(this.options.intervalMs, retryDelayMs(this.contact.failures))
@@ -175,7 +183,11 @@ class RunningMonitor implements Monitor {
 
   private async shutDown(): Promise<void> {
     this.stopping.abort()
-    await Promise.all([this.sideJobs.stop(), within(5_000, Promise.all([this.loops, this.current]))])
+    await Promise.all([
+      this.sideJobs.stop(),
+      this.ping?.stop(),
+      within(5_000, Promise.all([this.loops, this.current])),
+    ])
     await within(2_000, monitorLeave(this.pool, this.id))
     await within(1_000, this.pool.end())
   }

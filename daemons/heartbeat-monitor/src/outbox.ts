@@ -1,25 +1,21 @@
 /**
- * The way of an alert from its table to the mail server.
+ * The way of a message from its table to a channel, with tries of its own for each channel.
  *
- * Invariant: an alert leaves the table of unsent ones only when a server took it; until then a job to deliver it exists
- * in graphile-worker, and where one got lost `recoverDelivery` makes a new one. What could not be sent for a while goes
- * out together, as one mail. Nothing here runs inside a look of the monitor; writing alerts is look.ts.
+ * Invariant: a message leaves the table of unsent ones only when the other side took it; until then a job to deliver it
+ * exists in graphile-worker, and where one got lost `recoverDelivery` makes a new one. What could not be sent for a while
+ * goes out together, as one. A channel that is down holds up no other. Nothing here runs inside a look of the monitor.
  */
-import { type Db, describeError, inTransaction } from '@leasehold/queue'
+import { type AlertChannel, type Db, describeError, inTransaction } from '@leasehold/queue'
+import { type ClaimedMessage, bundle } from './bundle.ts'
+import { type Channel, DeliveryError } from './channels/channel.ts'
 import type { Log } from './log.ts'
-import { type Mail, type MailSettings, sendMail } from './mailer.ts'
-import { moment, oneLine } from './plain-text.ts'
-import {
-  type ClaimedAlert,
-  claimAlerts,
-  deliveryOverdue,
-  markFailed,
-  markSent,
-  openMailIncident,
-} from './verbs.ts'
+import { oneLine } from './plain-text.ts'
+import { databaseFacts } from './verbs.ts'
 
-/** The name of the job, in a schema that other programs may use as well. */
-export const deliveryJob = 'leasehold_deliver_alerts'
+/** The name of a channel's job, in a schema that other programs may use as well. */
+export function deliveryJob(channel: AlertChannel): string {
+  return `leasehold_deliver_${channel}`
+}
 
 /** How a failed delivery is tried again: after `firstMs`, then twice as long each time, up to `maxMs`. */
 export interface RetryPace {
@@ -27,95 +23,121 @@ export interface RetryPace {
   readonly maxMs: number
 }
 
-/** Longer than a delivery may take (mailer.ts), so that a claim outlives its sender only when that died. */
+/** Longer than a delivery may take (mailer.ts, channels/), so that a claim outlives its sender only when that died. */
 const claimMs = 60_000
-const triesUntilIncident = 3
-const maxBundled = 100
-const maxBundleCharacters = 200_000
 
 /**
  * Asks graphile-worker for a delivery after `delayMs`. Part of the caller's transaction.
  *
- * One job serves the whole outbox: a job that waits is moved, one that runs is left alone and another one added.
+ * One job serves the whole channel: a job that waits is moved, one that runs is left alone and another one added.
  */
-export async function requestDelivery(db: Db, delayMs: number): Promise<void> {
+export async function requestDelivery(db: Db, channel: AlertChannel, delayMs: number): Promise<void> {
   await db.query(
     `select graphile_worker.add_job($1, job_key => $1, job_key_mode => 'replace', max_attempts => 100,
       run_at => clock_timestamp() + $2::float8 * interval '1 millisecond')`,
-    [deliveryJob, delayMs],
+    [deliveryJob(channel), delayMs],
   )
 }
 
 /**
- * Asks for a delivery when an alert has been due for `slackMs` and nobody has it in hand: its job died with its process,
- * or could not be made when it was written. A slack leaves the job that stands its time.
+ * Asks for deliveries of what has been due for `slackMs` and nobody has in hand: its job died with its process, or could
+ * not be made when it was written. A slack leaves the job that stands its time.
  */
 export async function recoverDelivery(db: Db, slackMs: number = claimMs / 2): Promise<void> {
-  if (await deliveryOverdue(db, slackMs)) await requestDelivery(db, 0)
+  const { rows } = await db.query<{ channel: AlertChannel }>(
+    `select leasehold.overdue_channels($1::float8 * interval '1 millisecond') as channel`,
+    [slackMs],
+  )
+  for (const { channel } of rows) await requestDelivery(db, channel, 0)
 }
 
 /**
- * Takes what is unsent and sends it as one mail; the job's body. Does nothing when nothing is unsent.
+ * Takes what waits for a channel and hands it over as one; the job's body. Does nothing when nothing waits.
  *
- * A failure of the mail server is not thrown: the alerts go back with the error, a job for the next try stands, and from
- * the third try on the incident `mail_undeliverable` is open. Throws when the database fails; the job is then retried.
+ * A failure of the channel is not thrown: the messages go back with the error and a job for the next try stands, unless
+ * they were refused for good; then they stay until somebody asks for them. Throws when the database fails; the job is
+ * then retried.
  */
 export async function deliver(
   db: Db,
-  settings: MailSettings,
+  channel: Channel,
   pace: RetryPace,
   log: Log,
   signal: AbortSignal,
 ): Promise<void> {
-  const alerts = await claimAlerts(db, claimMs, maxBundled)
-  if (alerts.length === 0) return
-  const ids = alerts.map((alert) => alert.id)
+  const { name } = channel
+  const messages = await claimMessages(db, name)
+  const transmission = messages[0]?.transmission
+  if (transmission === undefined) return waitForChannel(db, name)
+  const facts = { channel: name, alerts: messages.length }
   let remark: string | null
   try {
-    remark = await sendMail(settings, bundle(alerts), signal)
+    remark = await channel.send(await delivery(db, messages), signal)
   } catch (error) {
-    const tries = Math.max(...alerts.map((alert) => alert.tries))
-    const delayMs = retryDelay(tries, pace)
+    const tries = Math.max(...messages.map((message) => message.tries))
+    const { refused, aloneMs } = error instanceof DeliveryError ? error : { refused: false, aloneMs: null }
+    const delayMs = Math.max(retryDelay(tries, pace), aloneMs ?? 0)
     const reason = oneLine(describeError(error).message, 500)
     await inTransaction(db, async (tx) => {
-      await markFailed(tx, ids, reason, delayMs)
-      if (tries >= triesUntilIncident) await openMailIncident(tx, tries, reason)
-      await requestDelivery(tx, delayMs)
+      await tx.query(
+        `select leasehold.messages_failed($1, $2, $3, $4::float8 * interval '1 millisecond', $5, $6)`,
+        [name, transmission, reason, delayMs, refused, aloneMs !== null],
+      )
+      if (!refused) await requestDelivery(tx, name, delayMs)
     })
-    log.warn({ event: 'mail.failed', alerts: ids.length, tries, retryInMs: delayMs, reason }, 'mail failed')
+    const told = {
+      event: 'alert.failed',
+      ...facts,
+      tries,
+      refused,
+      retryInMs: refused ? null : delayMs,
+      reason,
+    }
+    log.warn(told, 'an alert was not taken')
     return
   }
-  await markSent(db, ids, remark)
-  log.info({ event: 'mail.sent', alerts: ids.length, ...(remark !== null && { remark }) }, 'mail sent')
-  if (alerts.length === maxBundled) await requestDelivery(db, 0)
+  await db.query('select leasehold.messages_sent($1, $2, $3)', [name, transmission, remark])
+  log.info({ event: 'alert.sent', ...facts, ...(remark !== null && { remark }) }, 'alert sent')
+}
+
+async function claimMessages(db: Db, channel: AlertChannel): Promise<ClaimedMessage[]> {
+  const { rows } = await db.query<ClaimedMessage & { id: string }>(
+    `select id::text as id, purpose, subject, body, created_at, tries, incidents, transmission
+    from leasehold.claim_messages($1, $2::float8 * interval '1 millisecond')`,
+    [channel, claimMs],
+  )
+  return rows
+}
+
+/** Messages may wait because the other side asked to be left alone: the job comes back when that is over. */
+async function waitForChannel(db: Db, channel: AlertChannel): Promise<void> {
+  const { rows } = await db.query<{ ms: number }>(
+    `select (extract(epoch from c.not_before - leasehold.clock()) * 1000)::float8 as ms
+    from leasehold.alert_channels c where c.channel = $1 and c.not_before > leasehold.clock()`,
+    [channel],
+  )
+  if (rows[0] !== undefined) await requestDelivery(db, channel, rows[0].ms)
+}
+
+async function delivery(
+  db: Db,
+  messages: readonly ClaimedMessage[],
+): Promise<Parameters<Channel['send']>[0]> {
+  return {
+    ...bundle(messages),
+    database: (await databaseFacts(db)).name,
+    alerts: messages.map(({ id, purpose, subject, created_at: createdAt, incidents }) => ({
+      id,
+      purpose,
+      subject,
+      createdAt,
+      incidents: incidents ?? [],
+    })),
+  }
 }
 
 /** Doubles from try to try, with up to a quarter more so that several installations do not knock together. */
 function retryDelay(tries: number, pace: RetryPace): number {
   const exact = Math.min(pace.maxMs, pace.firstMs * 2 ** Math.min(tries - 1, 30))
   return Math.round(Math.min(pace.maxMs, exact * (1 + Math.random() / 4)))
-}
-
-/** One alert as it is; several as one mail that tells them in order. */
-export function bundle(alerts: readonly ClaimedAlert[]): Mail {
-  const first = alerts[0]
-  if (first === undefined) throw new Error('a mail carries at least one alert')
-  const facts = { alertIds: alerts.map((alert) => alert.id), createdAt: first.created_at }
-  if (alerts.length === 1) return { ...facts, subject: first.subject, body: first.body }
-  const newest = alerts.at(-1) ?? first
-  const failed = Math.max(...alerts.map((alert) => alert.tries)) - 1
-  const why =
-    failed > 0 ? ` They could not be sent before; ${failed} ${failed === 1 ? 'try' : 'tries'} failed.` : ''
-  const parts = [`${alerts.length} alerts since ${moment(first.created_at)}.${why}\n`]
-  let room = maxBundleCharacters
-  for (const alert of alerts) {
-    room -= alert.body.length
-    const body = room > 0 ? alert.body : 'The text is in leasehold.alerts.\n'
-    parts.push(`${'='.repeat(72)}\n${moment(alert.created_at)}  ${alert.subject}\n\n${body}`)
-  }
-  return {
-    ...facts,
-    subject: `Leasehold: ${alerts.length} alerts${failed > 0 ? ' held back' : ''}; last: ${newest.subject.replace(/^Leasehold: /, '')}`,
-    body: parts.join('\n'),
-  }
 }

@@ -1,5 +1,5 @@
 /**
- * graphile-worker inside this process: mail delivery with retries, and the housekeeping crontab.
+ * graphile-worker inside this process: delivery of alerts with retries, and the housekeeping crontab.
  *
  * Invariant: it is never in the way of a look (own pool, own loop), any number of monitors may run it side by side, and
  * when it gives up (it does when it cannot record a job's end) or cannot start, it is started again. It installs no
@@ -16,17 +16,15 @@ import {
   run,
   runMigrations,
 } from 'graphile-worker'
+import type { Channel } from './channels/channel.ts'
 import { dutyJobs } from './housekeeping.ts'
 import type { Log } from './log.ts'
-import type { MailSettings } from './mailer.ts'
 import { type RetryPace, deliver, deliveryJob, recoverDelivery } from './outbox.ts'
 import { oneLine } from './plain-text.ts'
 import { within } from './within.ts'
 
 const schema = 'graphile_worker'
-/** One for a mail that hangs, one for everything else. */
-const concurrency = 2
-/** How long a stop waits for jobs; graphile-worker aborts them after 5 s (a mail is then tried again later). */
+/** How long a stop waits for jobs; graphile-worker aborts them after 5 s (an alert is then tried again later). */
 const stopWithinMs = 10_000
 /** Reading through the history of a range before it goes, or a vacuum, may take minutes. */
 const longestDutyMs = 600_000
@@ -34,8 +32,8 @@ const longestDutyMs = 600_000
 /** What the jobs work with. */
 export interface SideJobDeps {
   readonly connectionString: string
-  /** Null: no mail is sent by this process, and alerts stay for one that does. */
-  readonly mail: MailSettings | null
+  /** Alerts for other channels stay for a process that has them. */
+  readonly channels: readonly Channel[]
   readonly pace: RetryPace
   readonly log: Log
 }
@@ -45,6 +43,8 @@ export class SideJobs {
   /** Its schema is there and its workers run: jobs can be made. */
   ready = false
   private readonly deps: SideJobDeps
+  /** One for each channel and each duty: neither what hangs nor what takes minutes holds up an alert. */
+  private readonly concurrency: number
   private readonly pool: ReturnType<typeof openPool>
   private readonly dutyPool: ReturnType<typeof openPool>
   private readonly stopped = new AbortController()
@@ -54,18 +54,19 @@ export class SideJobs {
 
   constructor(deps: SideJobDeps) {
     this.deps = deps
+    this.concurrency = deps.channels.length + dutyJobs.length
     this.pool = openPool({
       connectionString: deps.connectionString,
       applicationName: 'leasehold monitor jobs',
       // One listens, one schedules, the others look for jobs and do them.
-      max: concurrency * 2 + 2,
+      max: this.concurrency + 4,
       connectTimeoutMs: 5_000,
       queryTimeoutMs: 60_000,
     })
     this.dutyPool = openPool({
       connectionString: deps.connectionString,
       applicationName: 'leasehold monitor housekeeping',
-      max: concurrency,
+      max: dutyJobs.length,
       connectTimeoutMs: 5_000,
       queryTimeoutMs: longestDutyMs,
     })
@@ -114,7 +115,7 @@ export class SideJobs {
     try {
       // Ready first: an alert written from here on has its job made by the look that wrote it.
       this.ready = true
-      if (this.deps.mail !== null) await recoverDelivery(this.pool, 0)
+      await recoverDelivery(this.pool, 0)
       started()
       const asked = sleep(2 ** 31 - 1, AbortSignal.any([this.stopped.signal, this.restart.signal]))
       const end = await Promise.race([ended, asked])
@@ -132,7 +133,7 @@ export class SideJobs {
       noHandleSignals: true,
       // Named statements fail behind a pooler in transaction mode.
       noPreparedStatements: true,
-      concurrency,
+      concurrency: this.concurrency,
       pollInterval: 2_000,
       taskList: this.tasks(),
       parsedCronItems: parseCronItems(
@@ -150,13 +151,14 @@ export class SideJobs {
   }
 
   private tasks(): TaskList {
-    const { mail, pace, log } = this.deps
+    const { channels, pace, log } = this.deps
     const tasks: TaskList = Object.fromEntries(
       dutyJobs.map((duty) => [duty.name, () => duty.run(this.dutyPool, log)]),
     )
-    // A process without a mail server must not take the job from one that has it.
-    if (mail !== null) {
-      tasks[deliveryJob] = (_payload, helpers) => deliver(this.pool, mail, pace, log, helpers.abortSignal)
+    // A process without a channel must not take its jobs from one that has it.
+    for (const channel of channels) {
+      tasks[deliveryJob(channel.name)] = (_payload, helpers) =>
+        deliver(this.pool, channel, pace, log, helpers.abortSignal)
     }
     return tasks
   }

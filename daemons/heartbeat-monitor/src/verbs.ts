@@ -1,8 +1,8 @@
 /**
- * The monitor's SQL: each function here calls one statement or one function of migrations/0008_monitor.sql.
+ * The monitor's SQL: each function here calls one statement or one function of the migrations.
  *
- * Invariant: no decision is made here. What counts as dead, wedged or lonely is decided in SQL, what is worth a mail in
- * policy.ts, its words in compose.ts. Ids are strings; times come from the database's clock.
+ * Invariant: no decision is made here. What counts as dead, wedged or lonely is decided in SQL, and so is what is worth a
+ * message (news.ts); its words are compose.ts. Ids are strings; times come from the database's clock.
  */
 import type { Db } from '@leasehold/queue'
 
@@ -61,7 +61,19 @@ interface DetailsByKind {
     error: { message?: string } | null
   }
   monitor_silent: { monitor_id: string; host: string; pid: number | null; ticked_at: string }
+  tasks_failing: {
+    stage: string
+    dead: number
+    last_at: string
+    last: { task_id: string; title: string | null; error: string | null }
+  }
+  backlog_old: { stage: string; age_s: number; limit_s: number }
+  channel_down: { channel: string; failures: number; refused: boolean; error: string }
   mail_undeliverable: { tries: number; error: string }
+  // Of programs beside the monitor: whatever they say is told by its summary.
+  schedule_missed: Readonly<Record<string, unknown>>
+  schedule_failing: Readonly<Record<string, unknown>>
+  housekeeping_overdue: Readonly<Record<string, unknown>>
 }
 
 /** The kinds of incident there are. */
@@ -124,98 +136,12 @@ export async function monitorLeave(db: Db, monitorId: string): Promise<void> {
   await db.query('select leasehold.monitor_leave($1)', [monitorId])
 }
 
-/** Where a message comes from: said at its end, since one mailbox may hear from several databases. */
-export async function databaseName(db: Db): Promise<string> {
-  const { rows } = await db.query<{ name: string }>('select current_database()::text as name')
-  return rows[0]?.name ?? '?'
-}
-
-/** Puts a message into the outbox; it is sent only if this transaction commits. Answers its id. */
-export async function queueAlert(
-  tx: Db,
-  alert: { readonly incidentIds: readonly string[]; readonly subject: string; readonly body: string },
-): Promise<string> {
-  const { rows } = await tx.query<{ id: string }>(
-    'insert into leasehold.alerts (incident_ids, subject, body) values ($1::bigint[], $2, $3) returning id::text as id',
-    [alert.incidentIds, alert.subject, alert.body],
+/** Where a message comes from, said at its end, since one mailbox may hear from several databases; and the clock that counts. */
+export async function databaseFacts(db: Db): Promise<{ readonly name: string; readonly now: Date }> {
+  const { rows } = await db.query<{ name: string; now: Date }>(
+    'select current_database()::text as name, leasehold.clock() as now',
   )
-  return rows[0]?.id ?? ''
-}
-
-/** A message that was taken from the outbox to be sent. `tries` counts this one. */
-export interface ClaimedAlert {
-  readonly id: string
-  readonly subject: string
-  readonly body: string
-  readonly created_at: Date
-  readonly tries: number
-}
-
-/**
- * Takes unsent messages, the oldest first; nobody else gets them within `claimMs`. A sender that dies leaves nothing
- * behind but that wait.
- */
-export async function claimAlerts(db: Db, claimMs: number, limit: number): Promise<ClaimedAlert[]> {
-  const { rows } = await db.query<ClaimedAlert & { id: string }>(
-    `with picked as (
-      select a.id from leasehold.alerts a
-      where a.sent_at is null and a.channel = 'email'
-        and (a.claimed_until is null or a.claimed_until <= leasehold.clock())
-      order by a.id limit $2 for update skip locked
-    ), claimed as (
-      update leasehold.alerts a
-      set tries = a.tries + 1, claimed_until = leasehold.clock() + $1::float8 * interval '1 millisecond'
-      from picked p where a.id = p.id
-      returning a.id, a.subject, a.body, a.created_at, a.tries
-    )
-    select id::text as id, subject, body, created_at, tries from claimed order by claimed.id`,
-    [claimMs, limit],
-  )
-  return rows
-}
-
-/** The mail server has accepted them. `remark`: what it said about single recipients, or null. */
-export async function markSent(db: Db, ids: readonly string[], remark: string | null): Promise<void> {
-  await db.query(
-    `update leasehold.alerts set sent_at = leasehold.clock(), claimed_until = null, last_error = $2
-    where id = any ($1::bigint[]) and sent_at is null`,
-    [ids, remark],
-  )
-}
-
-/** The try failed: they go back and are due again after `delayMs`. */
-export async function markFailed(
-  tx: Db,
-  ids: readonly string[],
-  error: string,
-  delayMs: number,
-): Promise<void> {
-  await tx.query(
-    `update leasehold.alerts set claimed_until = null, last_error = $2,
-      next_try_at = leasehold.clock() + $3::float8 * interval '1 millisecond'
-    where id = any ($1::bigint[]) and sent_at is null`,
-    [ids, error, delayMs],
-  )
-}
-
-/** Opens `mail_undeliverable` unless it is open; views show it, no mail can. The look after the delivery resolves it. */
-export async function openMailIncident(tx: Db, tries: number, error: string): Promise<void> {
-  await tx.query(`select leasehold.open_incident('mail_undeliverable', 'smtp', $1, $2::jsonb)`, [
-    `mail could not be delivered ${tries} times: ${error}`,
-    JSON.stringify({ tries, error }),
-  ])
-}
-
-/** Is an unsent message due for longer than `slackMs`, so that its job must have been lost? */
-export async function deliveryOverdue(db: Db, slackMs: number): Promise<boolean> {
-  const { rows } = await db.query<{ overdue: boolean }>(
-    `select exists (
-      select from leasehold.alerts a where a.sent_at is null and a.channel = 'email'
-        and greatest(a.next_try_at, a.claimed_until) < leasehold.clock() - $1::float8 * interval '1 millisecond'
-    ) as overdue`,
-    [slackMs],
-  )
-  return rows[0]?.overdue ?? false
+  return rows[0] ?? { name: '?', now: new Date() }
 }
 
 /** What says whether floors have to move: the last position drawn, and submitters that were passed. */

@@ -2,7 +2,7 @@
  * What each kind of incident is called in a mail: its headline, its facts, what to do, and what is so again later.
  *
  * Invariant: every kind has all four; every text of others goes through oneLine; every advice is a command or a
- * statement that can be pasted. Putting them together is compose.ts, which incidents get here policy.ts.
+ * statement that can be pasted. Putting them together is compose.ts.
  */
 import { block, count, duration, moment, oneLine } from './plain-text.ts'
 import type { DeathDetails, HeldTask, IncidentKind, IncidentOf } from './verbs.ts'
@@ -164,12 +164,99 @@ const monitorSilent: Wording<'monitor_silent'> = {
   over: ({ details }) => `the monitor on ${oneLine(details.host)} looks again, or was replaced`,
 }
 
-// Views show it; policy.ts keeps it out of the mail that does not arrive.
+const tasksFailing: Wording<'tasks_failing'> = {
+  headline: (stages) => oneOrMore(stages, 'has tasks that ended dead', 'have tasks that ended dead'),
+  describe: ({ details }) =>
+    block(`TASKS DEAD  ${oneLine(details.stage)}`, {
+      dead: `${count(details.dead, 'task')} within an hour when this was noticed, the last at ${moment(details.last_at)}`,
+      last: `task ${oneLine(details.last.task_id)}${details.last.title === null ? '' : ` "${oneLine(details.last.title, 80)}"`}`,
+      error: oneLine(details.last.error, 300),
+      meaning: 'their attempts are used up: they stay dead until somebody retries them',
+    }),
+  advice: (stages) => [
+    ...stages
+      .slice(0, maxCommands)
+      .map(({ details }) => `npx leasehold tasks --state dead --stage ${oneLine(details.stage)}`),
+    'npx leasehold retry ID   once the cause is mended',
+  ],
+  over: ({ details }) => `no task of stage ${oneLine(details.stage)} has ended dead for an hour`,
+}
+
+const backlogOld: Wording<'backlog_old'> = {
+  headline: (stages) => oneOrMore(stages, 'is behind its backlog limit', 'are behind their backlog limits'),
+  describe: ({ details }) =>
+    block(`BACKLOG  ${oneLine(details.stage)}`, {
+      'oldest task': `ready for ${duration(details.age_s)}`,
+      limit: duration(details.limit_s),
+      meaning: 'work comes faster than it is done; nothing is lost, it waits',
+    }),
+  advice: (stages) => [
+    'npx leasehold stages',
+    ...stages.slice(0, maxCommands).map(({ details }) => `${startWorker(details.stage)}   one more of them`),
+  ],
+  over: ({ details }) => `stage ${oneLine(details.stage)} is within its backlog limit again`,
+}
+
+const channelDown: Wording<'channel_down'> = {
+  headline: (channels) =>
+    `alerts by ${channels.map(({ details }) => oneLine(details.channel, 20)).join(' and ')} do not get through`,
+  describe: ({ details }) =>
+    block(`CHANNEL DOWN  ${oneLine(details.channel)}`, {
+      error: oneLine(details.error, 300),
+      meaning: details.refused
+        ? 'refused for good: its messages stay in leasehold.alerts until somebody asks for them'
+        : 'its messages wait and are tried again, at least every five minutes',
+    }),
+  advice: (channels) => [
+    ...channels.map(({ details }) => `npx leasehold alerts test --channel ${oneLine(details.channel, 20)}`),
+    ...(channels.some(({ details }) => details.refused)
+      ? ['npx leasehold alerts retry   sends what was refused, once the cause is mended']
+      : []),
+  ],
+  over: ({ details }) => `alerts by ${oneLine(details.channel, 20)} get through again`,
+}
+
+// Nobody opens it any more; one that an earlier release left open is still worded.
 const mailUndeliverable: Wording<'mail_undeliverable'> = {
   headline: () => 'mail was undeliverable',
   describe: ({ details }) => block('MAIL', { error: oneLine(details.error) }),
-  advice: () => ['npx leasehold doctor'],
+  advice: () => ['npx leasehold alerts test --channel email'],
   over: () => 'mail is delivered again',
+}
+
+/** Kinds whose facts are in their summary: the programs that notice them write it for people. */
+function bySummary<K extends IncidentKind>(
+  heading: string,
+  one: string,
+  many: string,
+  steps: readonly string[],
+): Wording<K> {
+  return {
+    headline: (incidents) => {
+      const [first] = incidents
+      return incidents.length === 1 ? `${one} ${oneLine(first?.subject, 60)}` : `${incidents.length} ${many}`
+    },
+    describe: (incident) =>
+      block(`${heading}  ${oneLine(incident.subject, 100)}`, {
+        what: oneLine(incident.summary, 400),
+        since: moment(incident.opened_at),
+      }),
+    advice: () => steps,
+    over: (incident) => `${oneLine(incident.subject, 100)}: no longer so (${oneLine(incident.summary, 100)})`,
+  }
+}
+
+/** For kinds that this program has no words for. */
+export const unknownKind: Wording<IncidentKind> = {
+  headline: (incidents) =>
+    `${count(incidents.length, 'incident')} of kind ${oneLine(incidents[0]?.kind, 48)}`,
+  describe: (incident) =>
+    block(`${oneLine(incident.kind, 48).toUpperCase()}  ${oneLine(incident.subject, 100)}`, {
+      what: oneLine(incident.summary, 400),
+      since: moment(incident.opened_at),
+    }),
+  advice: () => ['npx leasehold status', 'select * from leasehold.open_incidents;'],
+  over: (incident) => `${oneLine(incident.summary, 100)}: no longer so`,
 }
 
 /** The words of every kind, in the order in which a mail tells them. */
@@ -179,7 +266,22 @@ export const wordings: { readonly [K in IncidentKind]: Wording<K> } = {
   workers_missing: workersMissing,
   worker_wedged: workerWedged,
   task_quarantined: taskQuarantined,
+  schedule_missed: bySummary('SCHEDULE MISSED', 'missed: schedule', 'schedules missed', [
+    'npx leasehold schedules',
+    'npx leasehold scheduler   when none runs',
+  ]),
+  schedule_failing: bySummary('SCHEDULE FAILING', 'the last task died of schedule', 'schedules failing', [
+    'npx leasehold schedules',
+    'npx leasehold tasks --state dead',
+  ]),
+  tasks_failing: tasksFailing,
+  backlog_old: backlogOld,
   monitor_silent: monitorSilent,
+  channel_down: channelDown,
+  housekeeping_overdue: bySummary('HOUSEKEEPING', 'overdue: housekeeping', 'housekeeping jobs overdue', [
+    'npx leasehold doctor',
+    'npx leasehold monitor   when none runs: it does the housekeeping',
+  ]),
   mail_undeliverable: mailUndeliverable,
 }
 

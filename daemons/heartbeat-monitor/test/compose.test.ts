@@ -4,7 +4,7 @@
 import { expect, test } from 'vitest'
 import { compose } from '../src/compose.ts'
 import { messageId } from '../src/mailer.ts'
-import { bundle } from '../src/outbox.ts'
+import { bundle } from '../src/bundle.ts'
 import { duration, oneLine } from '../src/plain-text.ts'
 import type { IncidentOf } from '../src/verbs.ts'
 
@@ -89,7 +89,6 @@ test('the same alerts have the same Message-ID, a bundle that grew has another',
 
 function alert(id: string, body: string): Parameters<typeof bundle>[0][number] {
   return {
-    id,
     subject: `Leasehold: alert ${id}`,
     body,
     created_at: at,

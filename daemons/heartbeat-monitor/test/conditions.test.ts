@@ -37,7 +37,7 @@ test('a stage with work and no live worker is told within its patience, and when
   expect(text).toContain('last worker  none within the last day')
   expect(text).toContain('npx leasehold runner --stage company_discovery')
 
-  expect(await monitor.tick()).toMatchObject({ opened: [], alertId: null })
+  expect(await monitor.tick()).toMatchObject({ opened: [], alertIds: [] })
   await work(db, 'company_discovery@1', ['company_discovery'])
   await monitor.tick()
   expect((await mail.mail(2)).subject).toBe(
@@ -178,7 +178,7 @@ test('a monitor without a mail server says so once and keeps its alerts in the t
 
   await monitor.tick()
 
-  expect(monitor.lines.named('mail.off')).toHaveLength(1)
+  expect(monitor.lines.named('alerts.off')).toHaveLength(1)
   expect(await alerts(db)).toMatchObject([
     { subject: 'Leasehold: stage s has work and no worker', sent: false, tries: 0 },
   ])

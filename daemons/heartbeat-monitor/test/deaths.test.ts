@@ -69,7 +69,7 @@ test('it is told when the stage of a dead worker is served again', async () => {
     'Leasehold: resolved: company_research@1: its slot or its stages have a live worker again',
   )
   expect(text).toContain('Resolved:')
-  expect(await monitor.tick()).toMatchObject({ opened: [], resolved: [], alertId: null })
+  expect(await monitor.tick()).toMatchObject({ opened: [], resolved: [], alertIds: [] })
 })
 
 test('one death among living colleagues needs one mail and no second one', async () => {
@@ -84,7 +84,7 @@ test('one death among living colleagues needs one mail and no second one', async
   const later = await monitor.tick()
 
   expect((await mail.mail(1)).text).toContain('other live workers serve its stages')
-  expect(later).toMatchObject({ resolved: [{ kind: 'worker_dead' }], alertId: null })
+  expect(later).toMatchObject({ resolved: [{ kind: 'worker_dead' }], alertIds: [] })
 })
 
 test('five hundred deaths are one look and one mail of bounded size', async () => {
@@ -119,7 +119,7 @@ test('two monitors that look at the same moment tell a death once', async () => 
 
   expect(looks.flatMap((look) => look.opened)).toHaveLength(3)
   expect((await mail.mail(1)).subject).toBe('Leasehold: 3 workers died, 3 tasks released')
-  await Promise.race(monitors.map((monitor) => monitor.lines.wait('mail.sent')))
+  await Promise.race(monitors.map((monitor) => monitor.lines.wait('alert.sent')))
   expect(await alerts(db)).toMatchObject([{ sent: true, tries: 1 }])
   expect(mail.mails).toHaveLength(1)
 })
@@ -157,7 +157,7 @@ test('a worker that left in order is no incident', async () => {
   await db.pool.query('select leasehold.leave($1)', [worker])
   await db.advance(ttlMs + 1)
 
-  expect(await monitor.tick()).toMatchObject({ opened: [], alertId: null })
+  expect(await monitor.tick()).toMatchObject({ opened: [], alertIds: [] })
 })
 
 test('a task that killed too many workers is named as quarantined, until somebody retries it', async () => {

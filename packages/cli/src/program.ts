@@ -6,6 +6,7 @@
  */
 import { Command, CommanderError } from 'commander'
 import { addBench } from './commands/bench.ts'
+import { addAlerts } from './commands/alerts.ts'
 import { addCheck } from './commands/check.ts'
 import { addDaemonCommands } from './commands/daemons.ts'
 import { addDatabaseCommands } from './commands/database.ts'
@@ -79,6 +80,7 @@ function createProgram(context: Context): Command {
   addLogs(program, context)
   addRuns(program, context)
   addExport(program, context)
+  addAlerts(program, context)
   addDoctor(program, context)
   addBench(program, context)
   addHousekeeping(program, context)

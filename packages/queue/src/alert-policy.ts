@@ -308,6 +308,17 @@ function interval(ms: number | undefined): string | undefined {
   return ms === undefined ? undefined : `${ms} milliseconds`
 }
 
+/** Puts messages that were refused back among those which wait. Without a channel: of all. Answers how many. */
+export async function retryAlerts(db: Db, channel?: AlertChannel): Promise<number> {
+  const { rows } = await db.query<{ n: number }>('select leasehold.retry_alerts($1) as n', [channel ?? null])
+  return rows[0]?.n ?? 0
+}
+
+/** Keeps how a test message of a channel went: null, it was taken and the channel works; else why not. */
+export async function noteAlertTest(db: Db, channel: AlertChannel, error: string | null): Promise<void> {
+  await db.query('select leasehold.note_alert_test($1, $2)', [channel, error])
+}
+
 /** Reads the whole policy as it stands. */
 export async function readAlertPolicy(db: Db): Promise<AlertPolicy> {
   const { rows } = await db.query<AlertPolicy & { zone: string }>(`

@@ -16,8 +16,10 @@ export {
   alertChannels,
   alertPolicyProblems,
   incidentKinds,
+  noteAlertTest,
   putAlertPolicy,
   readAlertPolicy,
+  retryAlerts,
 } from './alert-policy.ts'
 export { cleanJson, cleanText, describeError } from './clean.ts'
 export { type Db, type Tx, inTransaction } from './db.ts'

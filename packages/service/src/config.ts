@@ -39,6 +39,14 @@ export interface Config {
   }
   readonly monitor: { readonly intervalMs: number; readonly alertEmails: readonly string[] }
   readonly smtp: SmtpConfig | null
+  /** The other channels of alerts, and who is told that a monitor looks. */
+  readonly alerts: {
+    readonly telegram: { readonly token: string; readonly chatId: string; readonly baseUrl: string } | null
+    readonly webhook: { readonly url: string; readonly secret: string | null } | null
+    /** Program and arguments. */
+    readonly command: readonly string[] | null
+    readonly pingUrl: string | null
+  }
   readonly model: {
     readonly apiKey: string | null
     readonly baseUrl: string | null
@@ -138,6 +146,9 @@ function misfits(s: Settings, reader: ConfigReader): ConfigProblem[] {
   }
   if (s.SMTP_HOST !== undefined && s.EMAIL_FROM === undefined)
     refuse('EMAIL_FROM', 'is missing although SMTP_HOST is set')
+  needsOther(s, refuse, 'TELEGRAM_BOT_TOKEN', 'TELEGRAM_CHAT_ID')
+  needsOther(s, refuse, 'TELEGRAM_CHAT_ID', 'TELEGRAM_BOT_TOKEN')
+  needsOther(s, refuse, 'LEASEHOLD_WEBHOOK_SECRET', 'LEASEHOLD_WEBHOOK_URL')
   if (reader === 'monitor') {
     const wants = s.HEARTBEAT_MONITOR_ALERT_EMAIL !== undefined
     if (wants && s.SMTP_HOST === undefined)
@@ -152,6 +163,15 @@ function misfits(s: Settings, reader: ConfigReader): ConfigProblem[] {
     )
   }
   return problems
+}
+
+function needsOther(
+  s: Settings,
+  refuse: (name: keyof Settings, problem: string) => void,
+  given: keyof Settings,
+  other: keyof Settings,
+): void {
+  if (s[given] !== undefined && s[other] === undefined) refuse(other, `is missing although ${given} is set`)
 }
 
 function dedupe(problems: readonly ConfigProblem[]): ConfigProblem[] {
@@ -180,6 +200,7 @@ function shape(s: Settings): Config {
       alertEmails: s.HEARTBEAT_MONITOR_ALERT_EMAIL ?? [],
     },
     smtp: shapeSmtp(s),
+    alerts: shapeAlerts(s),
     model: {
       apiKey: s.ANTHROPIC_API_KEY ?? null,
       baseUrl: s.ANTHROPIC_BASE_URL ?? null,
@@ -202,4 +223,17 @@ function shapeSmtp(s: Settings): SmtpConfig | null {
       ? null
       : { user: s.SMTP_USER, password: s.SMTP_PASSWORD }
   return { host: s.SMTP_HOST, port: s.SMTP_PORT, login, from: s.EMAIL_FROM }
+}
+
+function shapeAlerts(s: Settings): Config['alerts'] {
+  const { TELEGRAM_BOT_TOKEN: token, TELEGRAM_CHAT_ID: chatId, LEASEHOLD_WEBHOOK_URL: url } = s
+  return {
+    telegram:
+      token === undefined || chatId === undefined
+        ? null
+        : { token, chatId, baseUrl: s.LEASEHOLD_TELEGRAM_URL },
+    webhook: url === undefined ? null : { url, secret: s.LEASEHOLD_WEBHOOK_SECRET ?? null },
+    command: s.LEASEHOLD_ALERT_COMMAND ?? null,
+    pingUrl: s.LEASEHOLD_PING_URL ?? null,
+  }
 }

@@ -40,6 +40,31 @@ const sender = text.refine((value) => {
 
 const webAddress = z.url({ protocol: /^https?$/, error: 'must be an http or https address' })
 
+/** Who knows such an address can read or forge what goes there; messages never show it. */
+const secretAddress = z.url({ protocol: /^https?$/, error: 'must be an http or https address' })
+
+/** A token in an address must not travel in clear text, but for a server on this machine. */
+const botApi = webAddress.refine(
+  (value) =>
+    value.startsWith('https:') || /^http:\/\/(localhost|127(\.\d{1,3}){3}|\[::1\])([:/]|$)/.test(value),
+  'must be an https address',
+)
+
+const argv = text.transform((value, context): readonly string[] => {
+  try {
+    const list: unknown = JSON.parse(value)
+    if (Array.isArray(list) && list.length > 0 && list.every((one) => typeof one === 'string' && one !== ''))
+      return list as string[]
+  } catch {
+    // told below
+  }
+  context.addIssue({
+    code: 'custom',
+    message: 'must be a JSON list of program and arguments: ["/usr/local/bin/page-me", "--urgent"]',
+  })
+  return z.NEVER
+})
+
 const name = (max: number): z.ZodType<string> =>
   text.max(max, `must have at most ${max} characters`).regex(/^[\p{L}\p{N}_.:@/-]+$/u, {
     error: 'must consist of letters, digits and . _ : @ / - only',
@@ -68,6 +93,13 @@ export interface Settings {
   readonly SMTP_USER?: string | undefined
   readonly SMTP_PASSWORD?: string | undefined
   readonly EMAIL_FROM?: string | undefined
+  readonly TELEGRAM_BOT_TOKEN?: string | undefined
+  readonly TELEGRAM_CHAT_ID?: string | undefined
+  readonly LEASEHOLD_TELEGRAM_URL: string
+  readonly LEASEHOLD_WEBHOOK_URL?: string | undefined
+  readonly LEASEHOLD_WEBHOOK_SECRET?: string | undefined
+  readonly LEASEHOLD_ALERT_COMMAND?: readonly string[] | undefined
+  readonly LEASEHOLD_PING_URL?: string | undefined
   readonly ANTHROPIC_API_KEY?: string | undefined
   readonly ANTHROPIC_BASE_URL?: string | undefined
   readonly LEASEHOLD_MODEL?: string | undefined
@@ -118,6 +150,21 @@ const schema = z.object({
   SMTP_PASSWORD: text.optional(),
   EMAIL_FROM: sender.optional(),
 
+  TELEGRAM_BOT_TOKEN: text
+    .regex(
+      /^\d{1,20}:[\w-]{10,100}$/,
+      'must look like the token that BotFather gave: digits, a colon, letters',
+    )
+    .optional(),
+  TELEGRAM_CHAT_ID: text.regex(/^(-?\d{1,20}|@\w{1,64})$/, 'must be a number or @name').optional(),
+  LEASEHOLD_TELEGRAM_URL: botApi.default('https://api.telegram.org'),
+  LEASEHOLD_WEBHOOK_URL: secretAddress.optional(),
+  LEASEHOLD_WEBHOOK_SECRET: text
+    .min(16, 'must have at least 16 characters; `openssl rand -hex 32` makes one')
+    .optional(),
+  LEASEHOLD_ALERT_COMMAND: argv.optional(),
+  LEASEHOLD_PING_URL: secretAddress.optional(),
+
   ANTHROPIC_API_KEY: text.regex(/^\S+$/, 'must not contain spaces').optional(),
   ANTHROPIC_BASE_URL: webAddress.optional(),
   LEASEHOLD_MODEL: name(100).optional(),
@@ -134,6 +181,10 @@ export const settingNames: readonly string[] = Object.keys(schema.shape)
 export const secretNames: readonly (keyof Settings)[] = [
   'DATABASE_URL',
   'SMTP_PASSWORD',
+  'TELEGRAM_BOT_TOKEN',
+  'LEASEHOLD_WEBHOOK_URL',
+  'LEASEHOLD_WEBHOOK_SECRET',
+  'LEASEHOLD_PING_URL',
   'ANTHROPIC_API_KEY',
   'TRIGGER_SECRET',
 ]

@@ -34,6 +34,7 @@ test('an empty environment gives the documented defaults', () => {
     },
     monitor: { intervalMs: 60_000, alertEmails: [] },
     smtp: null,
+    alerts: { telegram: null, webhook: null, command: null, pingUrl: null },
     model: { apiKey: null, baseUrl: null, name: null },
     control: { triggerSecret: null },
   })
@@ -150,9 +151,51 @@ test.each<[string, Environment, ConfigReader, string[]]>([
     'monitor',
     ['HEARTBEAT_MONITOR_ALERT_EMAIL'],
   ],
+  ['a bot without a chat', { TELEGRAM_BOT_TOKEN: '1:made-up-token' }, 'cli', ['TELEGRAM_CHAT_ID']],
+  ['a chat without a bot', { TELEGRAM_CHAT_ID: '-1001' }, 'cli', ['TELEGRAM_BOT_TOKEN']],
+  [
+    'a token in clear text on its way to another machine',
+    { LEASEHOLD_TELEGRAM_URL: 'http://bots.example' },
+    'cli',
+    ['LEASEHOLD_TELEGRAM_URL'],
+  ],
+  [
+    'a signature without anywhere to send it',
+    { LEASEHOLD_WEBHOOK_SECRET: 'made up for this test' },
+    'cli',
+    ['LEASEHOLD_WEBHOOK_URL'],
+  ],
+  [
+    'a command for a shell',
+    { LEASEHOLD_ALERT_COMMAND: 'page-me --urgent' },
+    'cli',
+    ['LEASEHOLD_ALERT_COMMAND'],
+  ],
+  ['a command of nothing', { LEASEHOLD_ALERT_COMMAND: '[]' }, 'cli', ['LEASEHOLD_ALERT_COMMAND']],
+  ['a ping to a file', { LEASEHOLD_PING_URL: 'file:///etc/passwd' }, 'cli', ['LEASEHOLD_PING_URL']],
   ['a control service without its secret', {}, 'control', ['TRIGGER_SECRET']],
 ])('refuses %s', (_what, environment, reader, names) => {
   expect(Object.keys(problemsOf(environment, reader))).toEqual(names)
+})
+
+test('the other channels of alerts are grouped, and a command is a list of arguments', () => {
+  const config = readConfig(
+    {
+      TELEGRAM_BOT_TOKEN: '1:made-up-token',
+      TELEGRAM_CHAT_ID: '@ops',
+      LEASEHOLD_TELEGRAM_URL: 'http://127.0.0.1:8081',
+      LEASEHOLD_WEBHOOK_URL: 'https://hooks.example/x',
+      LEASEHOLD_ALERT_COMMAND: '["/bin/page", "a b"]',
+      LEASEHOLD_PING_URL: 'https://ping.example/uuid',
+    },
+    'cli',
+  )
+  expect(config.alerts).toEqual({
+    telegram: { token: '1:made-up-token', chatId: '@ops', baseUrl: 'http://127.0.0.1:8081' },
+    webhook: { url: 'https://hooks.example/x', secret: null },
+    command: ['/bin/page', 'a b'],
+    pingUrl: 'https://ping.example/uuid',
+  })
 })
 
 test('what only the monitor needs does not stop a command', () => {
@@ -164,7 +207,14 @@ test('no message repeats a secret', () => {
   let text = ''
   try {
     readConfig(
-      { DATABASE_URL: `x://${secret}`, ANTHROPIC_API_KEY: secret, TRIGGER_SECRET: secret },
+      {
+        DATABASE_URL: `x://${secret}`,
+        ANTHROPIC_API_KEY: secret,
+        TRIGGER_SECRET: secret,
+        TELEGRAM_BOT_TOKEN: secret,
+        LEASEHOLD_WEBHOOK_URL: secret,
+        LEASEHOLD_PING_URL: secret,
+      },
       'control',
     )
   } catch (error) {
@@ -186,7 +236,11 @@ test('a credential file wins over the variable, and one that cannot be read is a
   expect(Object.keys(problemsOf({ CREDENTIALS_DIRECTORY: join(folder, 'plain') })).sort()).toEqual([
     'ANTHROPIC_API_KEY',
     'DATABASE_URL',
+    'LEASEHOLD_PING_URL',
+    'LEASEHOLD_WEBHOOK_SECRET',
+    'LEASEHOLD_WEBHOOK_URL',
     'SMTP_PASSWORD',
+    'TELEGRAM_BOT_TOKEN',
     'TRIGGER_SECRET',
   ])
   await rm(folder, { recursive: true })

@@ -50,6 +50,23 @@ export interface ActiveLeases {
   worker_id: string | null
 }
 
+export interface Alerts {
+  body: string
+  channel: Generated<string>
+  claimed_until: Timestamp | null
+  created_at: Generated<Timestamp>
+  id: Generated<Int8>
+  incident_ids: Int8[]
+  last_error: string | null
+  next_try_at: Generated<Timestamp>
+  purpose: Generated<string>
+  refused_at: Timestamp | null
+  sent_at: Timestamp | null
+  subject: string
+  transmission: string | null
+  tries: Generated<number>
+}
+
 export interface Attempts {
   attempt: number
   ended_at: Timestamp
@@ -284,6 +301,7 @@ export interface WorkerVersions {
 
 export interface DB {
   active_leases: ActiveLeases
+  alerts: Alerts
   attempts: Attempts
   database_health: DatabaseHealth
   dead_workers: DeadWorkers

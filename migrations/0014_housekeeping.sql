@@ -58,6 +58,7 @@ declare
   v_known constant text[] := array['keep_tasks', 'keep_logs', 'rotate_every', 'range_ids', 'keep_workers',
     'keep_incidents', 'keep_monitors', 'keep_firings'];
   v_unknown text;
+  v_rule text;
   v_new leasehold.retention;
 begin
   select k into v_unknown from jsonb_object_keys(p_changes) k where not k = any (v_known) limit 1;
@@ -71,6 +72,11 @@ begin
     rotate_every = v_new.rotate_every, range_ids = v_new.range_ids, keep_workers = v_new.keep_workers,
     keep_incidents = v_new.keep_incidents, keep_monitors = v_new.keep_monitors, keep_firings = v_new.keep_firings;
   return v_new;
+exception when check_violation then
+  -- The constraint's name is the rule, in words.
+  get stacked diagnostics v_rule = constraint_name;
+  raise exception '%, so % is refused', replace(v_rule, '_', ' '), p_changes
+    using errcode = 'check_violation', constraint = v_rule;
 end
 $$;
 
@@ -79,7 +85,8 @@ create function leasehold.range_span() returns interval
   language sql stable security definer
   set search_path = pg_catalog, leasehold, pg_temp
 as $$
-  select coalesce(r.rotate_every, greatest(r.keep_tasks / 6, interval '1 minute')) from leasehold.retention r
+  select coalesce(r.rotate_every, case when r.keep_tasks is not null then greatest(r.keep_tasks / 6, interval '1 minute') end)
+  from leasehold.retention r
 $$;
 
 -- --------------------------------------------------------------------------------------------- ranges ahead
@@ -109,7 +116,7 @@ as $$
   from leasehold.retention r
 $$;
 
--- Makes ranges until p_ahead of them, and ids for ten minutes at the present rate, lie beyond the last id in use; at most
+-- Makes ranges until p_ahead of them, and ids for three minutes at the present rate, lie beyond the last id in use; at most
 -- twenty a call. Notes which ranges ids have reached and left. Idempotent; one caller at a time, others return 0.
 -- Returns the number of ranges made. Tables are made aside and attached, which open submitters do not hold up. Locks: the
 -- partitions lock row, then the default partitions in the order in which an exchange comes by them; what reads them
@@ -144,7 +151,7 @@ begin
 
   select count(*), coalesce(sum(p.end_id - p.first_id), 0) into v_ranges, v_ids
   from leasehold.partitions p where p.first_id > v_last_id;
-  v_wanted := leasehold.id_rate() * 600;
+  v_wanted := leasehold.id_rate() * 180;
   v_size := leasehold.next_range_size();
   select coalesce(max(p.end_id), 0) into v_first from leasehold.partitions p;
   if v_last_id >= v_first and v_first > 0 then
@@ -188,7 +195,7 @@ create function leasehold.rotation_is_due() returns boolean
 as $$
   select case
     when p.first_id is null then exists (select from leasehold.partitions n where n.first_id > s.last_value)
-    else s.last_value > p.first_id and p.opened_at <= leasehold.clock() - leasehold.range_span()
+    else s.is_called and p.opened_at <= leasehold.clock() - leasehold.range_span()
   end is true
   from leasehold.tasks_id_seq s
   left join leasehold.partitions p on p.first_id <= s.last_value and p.end_id > s.last_value
@@ -670,6 +677,15 @@ create table leasehold.housekeeping (
 ) with (fillfactor = 50);
 comment on table leasehold.housekeeping is 'The quiet duties of the monitor: when each ran last, how it ended, what it did in numbers, when it is due again.';
 
+-- The next moment that is a whole number of periods, as a crontab in UTC counts them.
+create function leasehold.next_turn(p_period interval) returns timestamptz
+  language sql volatile
+  set search_path = pg_catalog, leasehold, pg_temp
+as $$
+  select to_timestamp(((floor(extract(epoch from leasehold.clock()) / extract(epoch from p_period)) + 1)
+    * extract(epoch from p_period))::float8)
+$$;
+
 -- A turn of a duty begins. False: another process is at it since less than five minutes. Whoever began and did not say
 -- how it ended within that time is taken for dead; duties that overlap do no harm, they only do the same twice.
 create function leasehold.begin_duty(p_duty text, p_schedule text, p_period interval, p_by text) returns boolean
@@ -678,8 +694,7 @@ create function leasehold.begin_duty(p_duty text, p_schedule text, p_period inte
 as $$
 declare
   v_now timestamptz := leasehold.clock();
-  v_next timestamptz := to_timestamp((floor(extract(epoch from v_now) / extract(epoch from p_period)) + 1)
-    * extract(epoch from p_period)::float8);
+  v_next timestamptz := leasehold.next_turn(p_period);
 begin
   insert into leasehold.housekeeping as h (duty, schedule, period, known_since, started_at, started_by, next_at, outcome, turns)
   values (p_duty, p_schedule, p_period, v_now, v_now, p_by, v_next, 'running', 1)
@@ -709,8 +724,9 @@ create function leasehold.register_duties(p_duties jsonb) returns void
 as $$
   delete from leasehold.housekeeping h
   where h.duty not in (select d.duty from jsonb_to_recordset(p_duties) as d(duty text));
-  insert into leasehold.housekeeping as h (duty, schedule, period, known_since)
-  select d.duty, d.schedule, d.period_ms * interval '1 millisecond', leasehold.clock()
+  insert into leasehold.housekeeping as h (duty, schedule, period, known_since, next_at)
+  select d.duty, d.schedule, d.period_ms * interval '1 millisecond', leasehold.clock(),
+    leasehold.next_turn(d.period_ms * interval '1 millisecond')
   from jsonb_to_recordset(p_duties) as d(duty text, schedule text, period_ms bigint)
   on conflict (duty) do update set schedule = excluded.schedule, period = excluded.period
   where (h.schedule, h.period) is distinct from (excluded.schedule, excluded.period)
@@ -821,8 +837,7 @@ from (
   union all
   select 'id partitions ahead', case when count(*) < 1 then 'warn' else 'ok' end, count(*)::text,
     'npx leasehold housekeeping run partitions; a running monitor does it.'
-  from leasehold.partitions p where p.first_id > coalesce((select q.last_value from pg_catalog.pg_sequences q
-    where q.schemaname = 'leasehold' and q.sequencename = 'tasks_id_seq'), 0)
+  from leasehold.partitions p where p.first_id > (select q.last_value from leasehold.tasks_id_seq q)
   union all
   select 'transaction id age', case when age(d.datfrozenxid) > 1000000000 then 'warn' else 'ok' end, age(d.datfrozenxid)::text,
     'Autovacuum has to freeze this database soon.'
@@ -837,7 +852,7 @@ revoke all on function leasehold.set_retention(jsonb), leasehold.range_span(), l
   leasehold.rotation_is_due(), leasehold.range_holds(bigint, bigint), leasehold.long_holders(regclass),
   leasehold.drop_range(bigint, timestamptz), leasehold.drop_leftovers(), leasehold.drop_range_logs(bigint, timestamptz),
   leasehold.delete_strays(timestamptz, integer), leasehold.retention_plan(), leasehold.tidy_rows(integer),
-  leasehold.forget_runs(text, integer), leasehold.tables_to_vacuum(), leasehold.begin_duty(text, text, interval, text),
+  leasehold.forget_runs(text, integer), leasehold.tables_to_vacuum(), leasehold.next_turn(interval), leasehold.begin_duty(text, text, interval, text),
   leasehold.end_duty(text, text, jsonb, text), leasehold.register_duties(jsonb), leasehold.overdue_housekeeping(),
   leasehold.storage_health() from public;
 

@@ -595,9 +595,8 @@ create view leasehold.database_health as
             (count(*))::text AS count,
             'npx leasehold housekeeping run partitions; a running monitor does it.'::text
            FROM leasehold.partitions p
-          WHERE (p.first_id > COALESCE(( SELECT q.last_value
-                   FROM pg_sequences q
-                  WHERE ((q.schemaname = 'leasehold'::name) AND (q.sequencename = 'tasks_id_seq'::name))), (0)::bigint))
+          WHERE (p.first_id > ( SELECT q.last_value
+                   FROM leasehold.tasks_id_seq q))
         UNION ALL
          SELECT 'transaction id age'::text,
                 CASE
@@ -1178,8 +1177,7 @@ CREATE OR REPLACE FUNCTION leasehold.begin_duty(p_duty text, p_schedule text, p_
 AS $function$
 declare
   v_now timestamptz := leasehold.clock();
-  v_next timestamptz := to_timestamp((floor(extract(epoch from v_now) / extract(epoch from p_period)) + 1)
-    * extract(epoch from p_period)::float8);
+  v_next timestamptz := leasehold.next_turn(p_period);
 begin
   insert into leasehold.housekeeping as h (duty, schedule, period, known_since, started_at, started_by, next_at, outcome, turns)
   values (p_duty, p_schedule, p_period, v_now, v_now, p_by, v_next, 'running', 1)
@@ -1859,7 +1857,7 @@ begin
 
   select count(*), coalesce(sum(p.end_id - p.first_id), 0) into v_ranges, v_ids
   from leasehold.partitions p where p.first_id > v_last_id;
-  v_wanted := leasehold.id_rate() * 600;
+  v_wanted := leasehold.id_rate() * 180;
   v_size := leasehold.next_range_size();
   select coalesce(max(p.end_id), 0) into v_first from leasehold.partitions p;
   if v_last_id >= v_first and v_first > 0 then
@@ -2873,6 +2871,15 @@ AS $function$
   from leasehold.retention r
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.next_turn(p_period interval)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select to_timestamp(((floor(extract(epoch from leasehold.clock()) / extract(epoch from p_period)) + 1)
+    * extract(epoch from p_period))::float8)
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.note_alert_test(p_channel text, p_error text)
  RETURNS void
  LANGUAGE sql
@@ -3201,7 +3208,8 @@ CREATE OR REPLACE FUNCTION leasehold.range_span()
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  select coalesce(r.rotate_every, greatest(r.keep_tasks / 6, interval '1 minute')) from leasehold.retention r
+  select coalesce(r.rotate_every, case when r.keep_tasks is not null then greatest(r.keep_tasks / 6, interval '1 minute') end)
+  from leasehold.retention r
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.ready_writers()
@@ -3244,8 +3252,9 @@ CREATE OR REPLACE FUNCTION leasehold.register_duties(p_duties jsonb)
 AS $function$
   delete from leasehold.housekeeping h
   where h.duty not in (select d.duty from jsonb_to_recordset(p_duties) as d(duty text));
-  insert into leasehold.housekeeping as h (duty, schedule, period, known_since)
-  select d.duty, d.schedule, d.period_ms * interval '1 millisecond', leasehold.clock()
+  insert into leasehold.housekeeping as h (duty, schedule, period, known_since, next_at)
+  select d.duty, d.schedule, d.period_ms * interval '1 millisecond', leasehold.clock(),
+    leasehold.next_turn(d.period_ms * interval '1 millisecond')
   from jsonb_to_recordset(p_duties) as d(duty text, schedule text, period_ms bigint)
   on conflict (duty) do update set schedule = excluded.schedule, period = excluded.period
   where (h.schedule, h.period) is distinct from (excluded.schedule, excluded.period)
@@ -3585,7 +3594,7 @@ CREATE OR REPLACE FUNCTION leasehold.rotation_is_due()
 AS $function$
   select case
     when p.first_id is null then exists (select from leasehold.partitions n where n.first_id > s.last_value)
-    else s.last_value > p.first_id and p.opened_at <= leasehold.clock() - leasehold.range_span()
+    else s.is_called and p.opened_at <= leasehold.clock() - leasehold.range_span()
   end is true
   from leasehold.tasks_id_seq s
   left join leasehold.partitions p on p.first_id <= s.last_value and p.end_id > s.last_value
@@ -3916,6 +3925,7 @@ declare
   v_known constant text[] := array['keep_tasks', 'keep_logs', 'rotate_every', 'range_ids', 'keep_workers',
     'keep_incidents', 'keep_monitors', 'keep_firings'];
   v_unknown text;
+  v_rule text;
   v_new leasehold.retention;
 begin
   select k into v_unknown from jsonb_object_keys(p_changes) k where not k = any (v_known) limit 1;
@@ -3929,6 +3939,11 @@ begin
     rotate_every = v_new.rotate_every, range_ids = v_new.range_ids, keep_workers = v_new.keep_workers,
     keep_incidents = v_new.keep_incidents, keep_monitors = v_new.keep_monitors, keep_firings = v_new.keep_firings;
   return v_new;
+exception when check_violation then
+  -- The constraint's name is the rule, in words.
+  get stacked diagnostics v_rule = constraint_name;
+  raise exception '%, so % is refused', replace(v_rule, '_', ' '), p_changes
+    using errcode = 'check_violation', constraint = v_rule;
 end
 $function$;
 
@@ -4564,6 +4579,7 @@ revoke execute on function leasehold.monitor_leave(p_monitor uuid) from public;
 revoke execute on function leasehold.monitor_silence() from public;
 revoke execute on function leasehold.monitor_tick(p_wedge interval, p_lonely interval, p_silent interval, p_budget interval) from public;
 revoke execute on function leasehold.next_range_size() from public;
+revoke execute on function leasehold.next_turn(p_period interval) from public;
 revoke execute on function leasehold.note_alert_test(p_channel text, p_error text) from public;
 revoke execute on function leasehold.nudge_keys(p_task_ids bigint[]) from public;
 revoke execute on function leasehold.oldest_program() from public;

@@ -396,6 +396,6 @@ test('ranges are as wide as the rate of submission asks for, or as they are told
   await set({ range_ids: null, rotate_every: '1 day' })
   expect(await ask('ensure_partitions(4)')).toBe(1)
   expect(await newestWidth()).toBe(160_000_000)
-  // Ids for ten minutes at that rate lie ahead, and two ranges, whichever is more.
+  // Ids for three minutes at that rate lie ahead, and two ranges, whichever is more.
   expect(await ask('ensure_partitions()')).toBe(0)
 })

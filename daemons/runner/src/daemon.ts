@@ -80,7 +80,7 @@ async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<
     const stages =
       declared === null
         ? await loadStages(given.module, given.stages, surroundings)
-        : await declared.stages(process.env, surroundings)
+        : await declared.stages({ ...process.env, DATABASE_URL: database.url }, surroundings)
     const slot = slotFor(given, config, stages.map((stage) => stage.name)) // prettier-ignore
     const runner = await startRunner(
       {

@@ -9,6 +9,8 @@
 export interface Contender {
   readonly name: string
   readonly label: string
+  /** For plots. */
+  readonly short: string
   /** Below bench/. */
   readonly file: string
   readonly variant: string | null
@@ -25,6 +27,7 @@ export const contenders: readonly Contender[] = [
   {
     name: 'leasehold',
     label: 'Leasehold',
+    short: 'Leasehold',
     file: 'systems/leasehold.ts',
     variant: null,
     kind: 'own',
@@ -36,6 +39,7 @@ export const contenders: readonly Contender[] = [
   {
     name: 'graphile-batched',
     label: 'graphile-worker 0.18, local queue + batched',
+    short: 'graphile-worker, batched',
     file: 'systems/graphile-worker.ts',
     variant: 'batched',
     kind: 'peer',
@@ -47,6 +51,7 @@ export const contenders: readonly Contender[] = [
   {
     name: 'graphile',
     label: 'graphile-worker 0.18, default',
+    short: 'graphile-worker, default',
     file: 'systems/graphile-worker.ts',
     variant: 'default',
     kind: 'peer',
@@ -58,6 +63,7 @@ export const contenders: readonly Contender[] = [
   {
     name: 'pg-boss',
     label: 'pg-boss 12.35',
+    short: 'pg-boss',
     file: 'peers/pg-boss.ts',
     variant: null,
     kind: 'peer',
@@ -69,6 +75,7 @@ export const contenders: readonly Contender[] = [
   {
     name: 'bullmq',
     label: 'BullMQ 6.7 on Postgres',
+    short: 'BullMQ on Postgres',
     file: 'peers/bullmq.ts',
     variant: null,
     kind: 'peer',
@@ -80,6 +87,7 @@ export const contenders: readonly Contender[] = [
   {
     name: 'dbos',
     label: 'DBOS SDK 5.3 queues',
+    short: 'DBOS queues',
     file: 'peers/dbos.ts',
     variant: null,
     kind: 'peer',
@@ -91,6 +99,7 @@ export const contenders: readonly Contender[] = [
   {
     name: 'naive',
     label: 'control: one table, SKIP LOCKED, batched',
+    short: 'control: one table, SKIP LOCKED',
     file: 'systems/naive.ts',
     variant: null,
     kind: 'control',
@@ -102,6 +111,7 @@ export const contenders: readonly Contender[] = [
   {
     name: 'raw',
     label: 'control: raw batched DELETE + INSERT',
+    short: 'control: raw DELETE + INSERT',
     file: 'systems/raw.ts',
     variant: null,
     kind: 'control',

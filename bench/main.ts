@@ -46,10 +46,11 @@ async function compare(
   repeats: number,
   interrupted: AbortSignal,
 ): Promise<ComparisonRecord> {
-  const cells = comparison.cells.map(({ contender, setting, parameters }): CellRecord => ({
+  const cells = comparison.cells.map(({ contender, setting, label, parameters }): CellRecord => ({
     system: contender.name,
-    label: contender.label,
-    kind: contender.kind,
+    label: label ?? contender.label,
+    short: label ?? contender.short,
+    kind: label === undefined ? contender.kind : 'control',
     setting: setting ?? null,
     parameters,
     samples: [],

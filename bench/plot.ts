@@ -162,9 +162,33 @@ function path(of: readonly (readonly [number, number])[]): string {
   return of.map(([x, y]) => `${round(x)},${round(y)}`).join(' ')
 }
 
+const labelHeight = 17
+
+/** Where each line ends and where its label is shown: as near as the other labels and the page allow. */
+function labelPlaces(
+  all: readonly Line[],
+  y: (value: number) => number,
+  lowest: number,
+): { line: Line; index: number; at: number; shown: number }[] {
+  const places = all
+    .map((line, index) => ({ line, index, at: y(line.points.at(-1)!.median), shown: 0 }))
+    .toSorted((a, b) => a.at - b.at)
+  let free = -Infinity
+  for (const place of places) {
+    place.shown = Math.max(place.at, free)
+    free = place.shown + labelHeight
+  }
+  let limit = lowest
+  for (const place of places.toReversed()) {
+    place.shown = Math.min(place.shown, limit)
+    limit = place.shown - labelHeight
+  }
+  return places
+}
+
 /** Lines over a common axis; ranges are bands around them. */
 export function lines(title: string, subtitle: string, axes: Axes, all: readonly Line[]): string {
-  const [width, height, left, right, top, bottom] = [860, 420, 76, 250, 66, 54]
+  const [width, height, left, right, top, bottom] = [860, 440, 76, 250, 88, 54]
   const points = all.flatMap((line) => line.points)
   const along = (axes.logX ? logarithmic : linear)(points.map(({ x }) => x))
   const up = (axes.logY ? logarithmic : linear)(
@@ -191,21 +215,12 @@ export function lines(title: string, subtitle: string, axes: Axes, all: readonly
       `<polyline class="c${i % 8} line${line.emphasis === 'own' ? ' own-line' : ''}" style="fill:none" points="${path(line.points.map((p) => [x(p.x), y(p.median)] as const))}"/>`,
     )
   }
-  const ends = all
-    .map((line, i) => ({ line, i, y: y(line.points.at(-1)!.median) }))
-    .toSorted((a, b) => a.y - b.y)
-  let free = -Infinity
-  for (const end of ends) {
-    free = Math.max(end.y, free + 17)
-    const last = end.line.points.at(-1)!
+  for (const { line, index, at, shown } of labelPlaces(all, y, height - 12)) {
+    const last = line.points.at(-1)!
+    const name = `c${index % 8} name${line.emphasis === 'own' ? ' bold' : ''}`
     body.push(
-      stroke(`c${end.i % 8}`, x(last.x) + 3, end.y, width - right + 14, free),
-      text(
-        `c${end.i % 8} name${end.line.emphasis === 'own' ? ' bold' : ''}`,
-        width - right + 18,
-        free + 4,
-        `${end.line.label}  ${number(last.median)}`,
-      ),
+      stroke(`c${index % 8}`, x(last.x) + 3, at, width - right + 14, shown),
+      text(name, width - right + 18, shown + 4, `${line.label}  ${number(last.median)}`),
     )
   }
   return page(width, height, title, subtitle, body)

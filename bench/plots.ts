@@ -19,10 +19,12 @@ function barsOf(run: RunRecord, comparison: ComparisonRecord, figure: string, ti
     if (spread === null) return []
     const tasks = cell.parameters['tasks']
     const note = cell.setting ?? (typeof tasks === 'number' ? `${number(tasks)} tasks` : '')
-    return [{ label: cell.label, note, emphasis: cell.kind, ...spread }]
+    return [{ label: cell.short, note, emphasis: cell.kind, ...spread }]
   })
   if (all.length === 0) return null
-  all.sort((a, b) => (shown.better === 'more' ? b.median - a.median : a.median - b.median))
+  // Pairs of ways stay together; rivals are ranked.
+  if (comparison.cells.every(({ setting }) => setting === null))
+    all.sort((a, b) => (shown.better === 'more' ? b.median - a.median : a.median - b.median))
   return bars(title, subtitleOf(run, comparison), shown.unit, all)
 }
 
@@ -40,7 +42,7 @@ function linesOver(
     })
     if (points.length === 0) return []
     return [
-      { label: cells[0]!.label, emphasis: cells[0]!.kind, points: points.toSorted((a, b) => a.x - b.x) },
+      { label: cells[0]!.short, emphasis: cells[0]!.kind, points: points.toSorted((a, b) => a.x - b.x) },
     ]
   })
   return all.length === 0 ? null : lines(title, subtitleOf(run, comparison), axes, all)
@@ -80,7 +82,7 @@ function disturbedPlot(run: RunRecord, comparison: ComparisonRecord, held: strin
       const percent = (value: number) => (value / whole.median) * 100
       return [
         {
-          label: cell.label,
+          label: cell.short,
           emphasis: cell.kind,
           points: course.map(({ x, median, lowest, highest }) => ({
             x,

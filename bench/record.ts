@@ -9,6 +9,7 @@ import type { Measurement, Parameters, Shown } from './workload.ts'
 export interface CellRecord {
   readonly system: string
   readonly label: string
+  readonly short: string
   readonly kind: Contender['kind']
   readonly setting: string | null
   readonly parameters: Parameters

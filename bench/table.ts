@@ -48,7 +48,7 @@ function tasksOf({ parameters }: CellRecord): string {
 /** The tables of a comparison, with its title. */
 export function comparisonTable({ id, title, shown, cells }: ComparisonRecord): string[] {
   const repeats = Math.max(...cells.map(({ samples }) => samples.length))
-  const lines = [`${id}  ${title}; ${repeats === 1 ? 'one run' : `median of ${repeats} (lowest – highest)`}`]
+  const lines = [`${id}  ${title}; ${repeats > 1 ? `median of ${repeats} (lowest – highest)` : 'one run'}`]
   const firstOf = (cell: CellRecord) => cells.find(({ setting }) => setting === cell.setting)!
   const several = cells.some((cell) => firstOf(cell) !== cell)
   const present = shown.filter(({ figure }) => cells.some((cell) => spreadOf(cell, figure) !== null))

@@ -26,6 +26,8 @@ export interface Cell {
   readonly parameters: Parameters
   /** Beside the contender's label, where a comparison has several cells of one system. */
   readonly setting?: string
+  /** Instead of the contender's label, for what is not quite that system. */
+  readonly label?: string
 }
 
 /** Cells that stand in one table, measured in turn: first all cells once, then all once more. */

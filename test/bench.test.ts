@@ -58,6 +58,7 @@ describe('counting', () => {
 const cell = (system: string, values: readonly number[], failures: string[] = []): CellRecord => ({
   system,
   label: `<${system}> & co`,
+  short: `<${system}> & co`,
   kind: system === 'leasehold' ? 'own' : 'peer',
   setting: null,
   parameters: { tasks: 1000, concurrency: 500 },

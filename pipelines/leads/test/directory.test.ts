@@ -2,7 +2,7 @@
  * Holds the directory reader against real files: dialects, malformed rows with their lines, going on in the middle.
  */
 import { createWriteStream } from 'node:fs'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { finished } from 'node:stream/promises'
@@ -40,6 +40,11 @@ function brief(rows: readonly DirectoryRow[]): string[] {
   return rows.map((row) =>
     'company' in row ? `${row.line}:${row.company.name}` : `${row.line}!${row.problem}`,
   )
+}
+
+/** What this process has read so far, by the kernel's count. */
+async function bytesRead(): Promise<number> {
+  return Number(/^rchar: (\d+)/m.exec(await readFile('/proc/self/io', 'utf8'))![1])
 }
 
 describe('dialects', () => {
@@ -204,6 +209,25 @@ describe('malformed rows', () => {
       '3:Company number 0 of the long tail',
     ])
     expect(brief(rows.slice(-1))).toEqual(['60002:Company number 59999 of the long tail'])
+  })
+
+  test('a file is read once, however many of its quotes are stray or unclosed', async () => {
+    const rows = Array.from({ length: 3000 }, (_, i) => [
+      `Joe "J" Doe ${i},Austin`,
+      `"open ${i},Austin`,
+    ]).flat()
+    const directory = await directoryOf(['company,city', ...rows].join('\n'))
+    const before = await bytesRead()
+    const read = await rowsOf(directory)
+    expect((await bytesRead()) - before).toBeLessThan(directory.size + 1e6)
+    expect(read.map((row) => row.line)).toEqual(rows.map((_, i) => i + 2))
+    expect(read.filter((row) => 'company' in row)).toHaveLength(3000)
+  })
+
+  test('blank lines by the megabyte count as lines and cost nothing', async () => {
+    const blank = '\n'.repeat(700_000)
+    const directory = await directoryOf(`company,city\nAcme,Austin\n${blank}Beta,Austin\n${blank}`)
+    expect(brief(await rowsOf(directory))).toEqual(['2:Acme', '700003:Beta'])
   })
 
   test('a line beyond the size limit is skipped', async () => {

@@ -2,11 +2,11 @@
  * Takes the one line at which a CSV record broke, so that reading can go on after it.
  *
  * A record breaks by a stray quote, by an unclosed one, or by its size. Only the physical line where it began is given up;
- * whatever the open quote had swallowed is parsed anew by rows.ts. The line is never held beyond MAX_RECORD bytes.
+ * whatever the open quote had swallowed is parsed anew by rows.ts. The line is never held beyond MAX_RECORD bytes and a block.
  */
-import { createReadStream } from 'node:fs'
 import { parse } from 'csv-parse/sync'
 import type { Directory, Position } from './directory.ts'
+import type { Window } from './window.ts'
 
 /** A longer record is taken for an unclosed quote. In bytes of the fields. */
 export const MAX_RECORD = 1_000_000
@@ -22,29 +22,26 @@ export type BrokenLine = {
   readonly problem: string
 }
 
-/** Reads the first line that is not blank at or after `from`; null at the end of the file. */
+/** Takes the first line that is not blank off the window, which begins at line `line`; null at the end of the file. */
 export async function brokenLine(
   directory: Directory,
-  from: Position,
-  signal: AbortSignal | undefined,
+  window: Window,
+  line: number,
 ): Promise<BrokenLine | null> {
-  let { offset, line } = from
-  for (;;) {
-    const read = await readLine(directory, offset, signal)
-    if (read === null) return null
-    const next = { offset: read.end, line: line + 1 }
-    if (read.text === null) return { line, next, record: null, problem: `is longer than ${MAX_RECORD} bytes` }
-    if (read.text.trim() !== '') {
-      return {
-        line,
-        next,
-        record: readLiterally(directory, read.text),
-        problem: 'has an unclosed or stray quote',
-      }
-    }
-    offset = next.offset
-    line = next.line
+  for (; ; line++) {
+    while (window.firstLine === null && window.size <= MAX_RECORD) await window.more()
+    const text = textOf(directory, window)
+    if (!(await window.skipLine())) return null
+    const next = { offset: window.offset, line: line + 1 }
+    if (text === null) return { line, next, record: null, problem: `is longer than ${MAX_RECORD} bytes` }
+    if (text.trim() === '') continue
+    return { line, next, record: readLiterally(directory, text), problem: 'has an unclosed or stray quote' }
   }
+}
+
+function textOf(directory: Directory, window: Window): string | null {
+  const line = window.firstLine
+  return line === null || line.length > MAX_RECORD ? null : line.toString(directory.encoding)
 }
 
 function readLiterally(directory: Directory, text: string): readonly string[] | null {
@@ -61,35 +58,4 @@ function readLiterally(directory: Directory, text: string): readonly string[] | 
     // Refused even with literal quotes: the line stays broken, which is what null says.
     return null
   }
-}
-
-async function readLine(
-  directory: Directory,
-  offset: number,
-  signal: AbortSignal | undefined,
-): Promise<{ text: string | null; end: number } | null> {
-  const newline = Buffer.from(directory.recordDelimiters.at(-1) ?? '\n', directory.encoding)
-  const file = createReadStream(directory.path, {
-    start: offset,
-    ...(signal === undefined ? {} : { signal }),
-  })
-  const chunks: Buffer[] = []
-  let seen = 0
-  for await (const chunk of file as AsyncIterable<Buffer>) {
-    const at = findAligned(chunk, newline)
-    const used = at === -1 ? chunk : chunk.subarray(0, at + newline.length)
-    seen += used.length
-    if (seen <= MAX_RECORD) chunks.push(used)
-    if (at !== -1) break
-  }
-  if (seen === 0) return null
-  const end = offset + seen
-  return { text: seen > MAX_RECORD ? null : Buffer.concat(chunks).toString(directory.encoding), end }
-}
-
-/** Where `newline` is in `chunk`; in UTF-16 only at whole characters, since U+0A00 and its like hold the same bytes. */
-function findAligned(chunk: Buffer, newline: Buffer): number {
-  let at = chunk.indexOf(newline)
-  while (at !== -1 && at % newline.length !== 0) at = chunk.indexOf(newline, at + 1)
-  return at
 }

@@ -3,28 +3,26 @@
  *
  * Every row comes with the position after it, so that a reader that died goes on where its last commit stood. A malformed
  * row is reported with its line and never ends the reading: a stray or unclosed quote costs the lines it spoils, because
- * parsing starts again at the line after the broken record (broken-line.ts). Choosing among the companies is select.ts.
+ * parsing starts again at the line after the broken record (broken-line.ts), in what was read of the file already
+ * (window.ts). Choosing among the companies is select.ts.
  */
-import { createReadStream } from 'node:fs'
-import { pipeline } from 'node:stream'
-import { CsvError, parse } from 'csv-parse'
+import { CsvError, parse } from 'csv-parse/sync'
 import type { Company } from '../company.ts'
-import { brokenLine, MAX_RECORD } from './broken-line.ts'
+import { type BrokenLine, brokenLine, MAX_RECORD } from './broken-line.ts'
 import { companyFromRecord } from './company-row.ts'
 import type { Directory, Position } from './directory.ts'
+import { openWindow, type Window } from './window.ts'
 
 /** One row: a company, or why the row at `line` was left out. `next` is the position of the row after it. */
 export type DirectoryRow =
   | { readonly line: number; readonly next: Position; readonly company: Company }
   | { readonly line: number; readonly next: Position; readonly problem: string }
 
-/** What csv-parse emits with `info: true`; its declarations leave it untyped. */
-type ParsedRecord = {
-  readonly record: string[]
-  readonly info: { readonly bytes: number; readonly empty_lines: number }
-}
-
+/** A record as it was parsed; `end` and `emptyLines` count from the beginning of the text. */
 type RawRecord = { readonly record: readonly string[]; readonly end: number; readonly emptyLines: number }
+
+/** What was understood of a text, and why no more: `broken` by a record, or the last one is not `closed` in it. */
+type Parsed = { readonly records: readonly RawRecord[]; readonly stopped: 'end' | 'broken' | 'unclosed' }
 
 /**
  * Yields the rows from `from` (default: the first) to the end of the file.
@@ -35,82 +33,71 @@ export async function* readRows(
   from: Position = directory.start,
   signal?: AbortSignal,
 ): AsyncGenerator<DirectoryRow, void, void> {
-  const reader = { position: from }
+  await using window = await openWindow(directory, from.offset, signal)
+  let position = from
   for (;;) {
-    const parsed = { end: reader.position.offset }
-    try {
-      yield* rowsBetween(directory, reader, undefined, parsed, signal)
-      return
-    } catch (error) {
-      if (!(error instanceof CsvError)) throw error
+    signal?.throwIfAborted()
+    const { records, stopped } = parseLines(directory, window.lines)
+    const { offset, line: firstLine } = position
+    let earlierLines = 0
+    for (const { record, end, emptyLines } of records) {
+      const line = firstLine + emptyLines + earlierLines
+      const lines = 1 + lineBreaksIn(record)
+      earlierLines += lines
+      position = { offset: offset + end, line: line + lines }
+      const row = rowFrom(directory, record, line, position)
+      if (row !== null) yield row
+      signal?.throwIfAborted()
     }
-    // The failing parser threw away the good records it had read ahead of us: read those again, up to the broken one.
-    if (reader.position.offset < parsed.end) {
-      yield* rowsBetween(directory, reader, parsed.end, { end: parsed.end }, signal)
+    window.moveTo(position.offset)
+    if (records.length === 0 && stopped === 'end') position = await skipBlankLines(window, position)
+    const tooLong = window.size > MAX_RECORD && (stopped === 'unclosed' || window.firstLine === null)
+    if (stopped !== 'broken' && !tooLong && !(stopped === 'unclosed' && window.ended)) {
+      if (window.ended) return
+      await window.more()
+      continue
     }
-    const broken = await brokenLine(directory, reader.position, signal)
+    const broken = await brokenLine(directory, window, position.line)
     if (broken === null) return
-    reader.position = broken.next
-    yield broken.record === null
-      ? { line: broken.line, next: broken.next, problem: broken.problem }
-      : (rowFrom(directory, broken.record, broken.line, broken.next) ?? {
-          line: broken.line,
-          next: broken.next,
-          problem: broken.problem,
-        })
+    position = broken.next
+    yield rowOfBroken(directory, broken)
   }
 }
 
-async function* rowsBetween(
-  directory: Directory,
-  reader: { position: Position },
-  until: number | undefined,
-  parsed: { end: number },
-  signal: AbortSignal | undefined,
-): AsyncGenerator<DirectoryRow, void, void> {
-  let emptyLines = 0
-  for await (const raw of records(directory, reader.position.offset, until, parsed, signal)) {
-    const line = reader.position.line + raw.emptyLines - emptyLines
-    emptyLines = raw.emptyLines
-    reader.position = { offset: raw.end, line: line + 1 + lineBreaksIn(raw.record) }
-    const row = rowFrom(directory, raw.record, line, reader.position)
-    if (row !== null) yield row
+/** Parses whole lines up to the first record that breaks. */
+function parseLines(directory: Directory, lines: Buffer): Parsed {
+  const records: RawRecord[] = []
+  try {
+    parse(lines, {
+      delimiter: directory.delimiter,
+      record_delimiter: [...directory.recordDelimiters],
+      encoding: directory.encoding,
+      bom: false,
+      relax_column_count: true,
+      skip_empty_lines: true,
+      max_record_size: MAX_RECORD,
+      on_record: (record: string[], { bytes, empty_lines }) => {
+        records.push({ record, end: bytes, emptyLines: empty_lines })
+        return null
+      },
+    })
+    return { records, stopped: 'end' }
+  } catch (error) {
+    if (!(error instanceof CsvError)) throw error
+    return { records, stopped: error.code === 'CSV_QUOTE_NOT_CLOSED' ? 'unclosed' : 'broken' }
   }
 }
 
-/** The records between two bytes. `parsed.end` is kept at the end of the last record understood, also when this throws. */
-async function* records(
-  directory: Directory,
-  start: number,
-  until: number | undefined,
-  parsed: { end: number },
-  signal: AbortSignal | undefined,
-): AsyncGenerator<RawRecord, void, void> {
-  const parser = parse({
-    delimiter: directory.delimiter,
-    record_delimiter: [...directory.recordDelimiters],
-    encoding: directory.encoding,
-    bom: false,
-    relax_column_count: true,
-    skip_empty_lines: true,
-    max_record_size: MAX_RECORD,
-    info: true,
-    on_record: (record, context) => {
-      parsed.end = start + context.bytes
-      return record
-    },
-  })
-  const file = createReadStream(directory.path, {
-    start,
-    ...(until === undefined ? {} : { end: until - 1 }),
-    highWaterMark: 256 * 1024,
-    ...(signal === undefined ? {} : { signal }),
-  })
-  // An error of the file reaches the loop below through the parser, which pipeline destroys with it.
-  pipeline(file, parser, () => undefined)
-  for await (const { record, info } of parser as AsyncIterable<ParsedRecord>) {
-    yield { record, end: start + info.bytes, emptyLines: info.empty_lines }
-  }
+/** Whole lines in which there was no record: they hold nothing, and are not looked at again. */
+async function skipBlankLines(window: Window, { offset, line }: Position): Promise<Position> {
+  const end = offset + window.lines.length
+  while (window.offset < end && (await window.skipLine())) line++
+  return { offset: window.offset, line }
+}
+
+function rowOfBroken(directory: Directory, { line, next, record, problem }: BrokenLine): DirectoryRow {
+  const row = record === null ? null : rowFrom(directory, record, line, next)
+  return row ?? { line, next, problem }
 }
 
 /** Null for a line of nothing but delimiters, which spreadsheets write at the end by the hundred. */

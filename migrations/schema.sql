@@ -660,6 +660,12 @@ UNION ALL
      JOIN leasehold.leases l ON ((l.worker_id = w.id)))
   WHERE (w.ended_at > (leasehold.clock() - '01:00:00'::interval))
 UNION ALL
+ SELECT f.violation,
+    f.task_id,
+    f.stage,
+    f.detail
+   FROM leasehold.forgotten_leases() f(violation, task_id, stage, detail)
+UNION ALL
  SELECT 'more tasks of a key admitted than its limit'::text AS violation,
     min(h.task_id) AS task_id,
     h.stage,
@@ -1745,6 +1751,39 @@ AS $function$
   where h.duty = p_duty and h.started_by = p_by and h.outcome = 'running'
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.end_forgotten_leases(p_slack interval DEFAULT '00:01:00'::interval, p_limit integer DEFAULT 500)
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_lease record;
+  v_ended bigint[] := '{}';
+begin
+  if leasehold.release_grace_until(interval '1 minute') > leasehold.clock() then
+    return v_ended;
+  end if;
+  for v_lease in
+    select l.task_id, l.fence, l.worker_id, l.deadline_at - l.leased_at as timeout
+    from leasehold.workers w
+    join leasehold.leases l on l.worker_id = w.id and l.fence < w.oldest_fence
+    where w.ended_at is null and l.deadline_at < leasehold.clock() - p_slack
+    limit p_limit for update of l skip locked
+  loop
+    perform leasehold.settle_endings(v_lease.worker_id, jsonb_build_array(jsonb_build_object(
+      'task_id', v_lease.task_id, 'fence', v_lease.fence, 'outcome', 'fail',
+      'error', jsonb_build_object('code', 'timeout', 'message', 'not finished within ' || v_lease.timeout
+        || '; its worker had forgotten it'))));
+    insert into leasehold.revocations (worker_id, fence, task_id, reason)
+    values (v_lease.worker_id, v_lease.fence, v_lease.task_id, 'deadline') on conflict do nothing;
+    v_ended := v_ended || v_lease.task_id;
+  end loop;
+  return v_ended;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.end_unleased(p_task_id bigint, p_outcome text, p_error jsonb)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -2456,6 +2495,27 @@ begin
   forgotten := coalesce(cardinality(v_runs), 0);
   return next;
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.forgotten_leases()
+ RETURNS TABLE(violation text, task_id bigint, stage text, detail text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+  select 'lease that its worker has forgotten', l.task_id, l.stage,
+    w.slot || ' says its oldest fence is ' || w.oldest_fence || ', this one is ' || l.fence
+  from leasehold.workers w join leasehold.leases l on l.worker_id = w.id and l.fence < w.oldest_fence
+  where w.ended_at is null
+  union all
+  select 'lease far past its deadline', l.task_id, l.stage,
+    w.slot || ', by ' || date_trunc('second', leasehold.clock() - l.deadline_at)
+  from leasehold.workers w join leasehold.leases l on l.worker_id = w.id and l.fence >= w.oldest_fence
+  where w.ended_at is null and w.expires_at > leasehold.clock()
+    and l.deadline_at < leasehold.clock() - interval '5 minutes'
+    and leasehold.monitor_silence() < interval '3 minutes'
+    and leasehold.release_grace_until(interval '3 minutes') < leasehold.clock()
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.free_child(p_child bigint, p_parent bigint)
@@ -3538,6 +3598,15 @@ $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.return_strays(p_worker uuid, p_known bigint[])
  RETURNS bigint[]
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select leasehold.return_strays(p_worker, p_known, null)
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.return_strays(p_worker uuid, p_known bigint[], p_known_fences bigint[])
+ RETURNS bigint[]
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
@@ -3550,9 +3619,17 @@ begin
   if not found then
     return null;
   end if;
-  select jsonb_agg(jsonb_build_object('task_id', l.task_id, 'fence', l.fence, 'outcome', 'release')) into v_strays
+  select jsonb_agg(jsonb_build_object('task_id', l.task_id, 'fence', l.fence)
+    -- What is nearly over could be over when it is settled.
+    || case when l.deadline_at > leasehold.clock() + interval '1 second' then jsonb_build_object('outcome', 'release')
+       else jsonb_build_object('outcome', 'fail', 'error', jsonb_build_object('code', 'timeout', 'message',
+         'the answer to its claim was lost, and its timeout of ' || (l.deadline_at - l.leased_at)
+         || ' was over before that was noticed')) end)
+  into v_strays
   from leasehold.leases l
-  where l.worker_id = p_worker and not exists (select from unnest(p_known) as k(task_id) where k.task_id = l.task_id);
+  where l.worker_id = p_worker and not exists (
+    select from unnest(p_known, p_known_fences) as k(task_id, fence)
+    where k.task_id = l.task_id and coalesce(k.fence, l.fence) = l.fence);
   return case when v_strays is null then '{}' else coalesce(leasehold.settle_endings(p_worker, v_strays), '{}') end;
 end
 $function$;
@@ -4446,6 +4523,7 @@ grant execute on function leasehold.explain_task(task_id bigint) to leasehold_ob
 grant execute on function leasehold.explain_task(task_id bigint) to leasehold_submitter;
 grant execute on function leasehold.final_outcome(p_task_id bigint) to leasehold_observer;
 grant execute on function leasehold.final_outcome(p_task_id bigint) to leasehold_submitter;
+grant execute on function leasehold.forgotten_leases() to leasehold_observer;
 grant execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) to leasehold_worker;
 grant execute on function leasehold.leave(worker_id uuid, reason text) to leasehold_worker;
 grant execute on function leasehold.monitor_silence() to leasehold_observer;
@@ -4466,6 +4544,7 @@ grant execute on function leasehold.retention_plan() to leasehold_observer;
 grant execute on function leasehold.retry_alerts(p_channel text) to leasehold_operator;
 grant execute on function leasehold.retry_task(task_id bigint) to leasehold_operator;
 grant execute on function leasehold.return_strays(p_worker uuid, p_known bigint[]) to leasehold_worker;
+grant execute on function leasehold.return_strays(p_worker uuid, p_known bigint[], p_known_fences bigint[]) to leasehold_worker;
 grant execute on function leasehold.run_now(task_id bigint) to leasehold_operator;
 grant execute on function leasehold.schema_version() to leasehold_observer;
 grant execute on function leasehold.schema_version() to leasehold_worker;
@@ -4554,6 +4633,7 @@ revoke execute on function leasehold.drop_range_logs(p_first_id bigint, p_before
 revoke execute on function leasehold.due_messages(p_interval interval, p_unfinished boolean) from public;
 revoke execute on function leasehold.edit_distance(p_a text, p_b text) from public;
 revoke execute on function leasehold.end_duty(p_duty text, p_by text, p_did jsonb, p_error text) from public;
+revoke execute on function leasehold.end_forgotten_leases(p_slack interval, p_limit integer) from public;
 revoke execute on function leasehold.end_unleased(p_task_id bigint, p_outcome text, p_error jsonb) from public;
 revoke execute on function leasehold.end_worker(p_worker uuid, p_reason text) from public;
 revoke execute on function leasehold.ensure_partitions(p_ahead integer) from public;
@@ -4564,6 +4644,7 @@ revoke execute on function leasehold.explain_task(task_id bigint) from public;
 revoke execute on function leasehold.final_outcome(p_task_id bigint) from public;
 revoke execute on function leasehold.fleet_conditions(p_wedge interval, p_lonely interval, p_silent interval) from public;
 revoke execute on function leasehold.forget_runs(p_after text, p_limit integer) from public;
+revoke execute on function leasehold.forgotten_leases() from public;
 revoke execute on function leasehold.free_child(p_child bigint, p_parent bigint) from public;
 revoke execute on function leasehold.gather_news(p_resolved bigint[]) from public;
 revoke execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) from public;
@@ -4609,6 +4690,7 @@ revoke execute on function leasehold.retention_plan() from public;
 revoke execute on function leasehold.retry_alerts(p_channel text) from public;
 revoke execute on function leasehold.retry_task(task_id bigint) from public;
 revoke execute on function leasehold.return_strays(p_worker uuid, p_known bigint[]) from public;
+revoke execute on function leasehold.return_strays(p_worker uuid, p_known bigint[], p_known_fences bigint[]) from public;
 revoke execute on function leasehold.rotate_partitions() from public;
 revoke execute on function leasehold.rotation_is_due() from public;
 revoke execute on function leasehold.route_special(p_ids bigint[]) from public;

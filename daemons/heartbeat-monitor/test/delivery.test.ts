@@ -190,6 +190,7 @@ test('monitors that start at the same moment make the side jobs once and without
   )
   expect(rows.map((row) => row.identifier)).toEqual([
     'leasehold_depths',
+    'leasehold_leases',
     'leasehold_partitions',
     'leasehold_retention',
     'leasehold_run_ledger',

@@ -19,7 +19,8 @@ export interface Duty {
   readonly what: string
 }
 
-export type DutyName = 'partitions' | 'depths' | 'run_ledger' | 'tidy' | 'retention' | 'vacuum' | 'runs'
+export type DutyName =
+  'partitions' | 'depths' | 'run_ledger' | 'tidy' | 'retention' | 'vacuum' | 'runs' | 'leases'
 
 const enoughMerged = 1_000
 const maxRounds = 50
@@ -33,6 +34,7 @@ const turns: Readonly<Record<DutyName, (db: Db) => Promise<Deeds>>> = {
   retention: async (db) => ({ ...(await applyRetention(db)) }),
   vacuum: vacuumTables,
   runs: forgetRuns,
+  leases: endForgottenLeases,
 }
 
 /** All of them. */
@@ -46,6 +48,7 @@ export const duties: readonly Duty[] = [
   { name: 'run_ledger', everyMinutes: 1, what: 'merges counts of runs' },
   { name: 'retention', everyMinutes: 5, what: 'drops ranges whose tasks ended long enough ago' },
   { name: 'tidy', everyMinutes: 5, what: 'removes workers, incidents, alerts and firings long gone' },
+  { name: 'leases', everyMinutes: 5, what: 'ends overdue leases that their workers have forgotten' },
   { name: 'vacuum', everyMinutes: 1, what: 'vacuums tables that autovacuum does not keep up with' },
   { name: 'runs', everyMinutes: 60, what: 'forgets runs none of whose tasks is left' },
 ]
@@ -173,6 +176,13 @@ async function mergeLedger(db: Db): Promise<Deeds> {
 async function tidyRows(db: Db): Promise<Deeds> {
   const { rows } = await db.query<{ gone: Deeds }>('select leasehold.tidy_rows() as gone')
   return rows[0]?.gone ?? {}
+}
+
+async function endForgottenLeases(db: Db): Promise<Deeds> {
+  const { rows } = await db.query<{ ended: number }>(
+    'select cardinality(leasehold.end_forgotten_leases()) as ended',
+  )
+  return { ended: rows[0]?.ended ?? 0 }
 }
 
 async function forgetRuns(db: Db): Promise<Deeds> {

@@ -267,18 +267,20 @@ export async function leave(db: Db, workerId: string, reason: string): Promise<b
 }
 
 /**
- * Gives back leases which the database has for this worker and the worker does not know of (`known`: the tasks it holds):
- * what an exchange claimed whose answer was lost. No exchange may be started meanwhile. Returns their ids, or null when
- * the worker is not live.
+ * Takes leases from this worker which it does not know of (`known`: those it holds): what an exchange claimed whose answer
+ * was lost. They are given back, or failed as timeouts where their deadline has passed. No exchange may be started
+ * meanwhile. Returns the ids of their tasks, or null when the worker is not live.
  */
 export async function returnStrays(
   db: Db,
   workerId: string,
-  known: readonly string[],
+  known: readonly { readonly taskId: string; readonly fence: string }[],
 ): Promise<string[] | null> {
+  const ids = known.map((lease) => lease.taskId)
+  const fences = known.map((lease) => lease.fence)
   const { rows } = await db.query<{ ids: string[] | null }>(
-    'select leasehold.return_strays($1, $2)::text[] as ids',
-    [workerId, `{${known.join(',')}}`],
+    'select leasehold.return_strays($1, $2, $3)::text[] as ids',
+    [workerId, `{${ids.join(',')}}`, `{${fences.join(',')}}`],
   )
   return rows[0]!.ids
 }

@@ -342,9 +342,9 @@ test('a beat that does not renew reports a wedged loop and lets the lease run ou
 test('leases that a lost answer left behind are given back, and what the worker knows of is kept', async () => {
   await submitMany(db, stage, [{ payload: {} }, { payload: {} }, { payload: {} }])
   const rows = await claimed(3)
-  const known = rows[1]![0]
+  const [known, fence] = rows[1]!
   const strays = rows.map((row) => row[0]).filter((id) => id !== known)
-  expect((await returnStrays(db, worker, [known]))?.toSorted()).toEqual(strays.toSorted())
+  expect((await returnStrays(db, worker, [{ taskId: known, fence }]))?.toSorted()).toEqual(strays.toSorted())
   expect(await stateOf(db, known)).toBe('running')
   expect((await claimed(3)).map((row) => `${row[0]} attempt ${row[3]}`).toSorted()).toEqual(
     strays.map((id) => `${id} attempt 1`).toSorted(),

@@ -209,7 +209,7 @@ export class Settlement {
 
   /** Gives back what is leased to this worker and not held. */
   async lookForStrays(): Promise<void> {
-    const returned = await returnStrays(this.db, this.workerId, [...this.ledger.held.keys()])
+    const returned = await returnStrays(this.db, this.workerId, [...this.ledger.held.values()])
     if (returned === null) return // not live: the next exchange says so
     this.strayLooks.shift()
     if (returned.length === 0) return
@@ -218,7 +218,7 @@ export class Settlement {
       count: returned.length,
       taskIds: returned.slice(0, strayLogged),
     }
-    this.log.warn(facts, 'an answer was lost with tasks in it; they are free again')
+    this.log.warn(facts, 'an answer was lost with tasks in it; they were given back')
   }
 }
 

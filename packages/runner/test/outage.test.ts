@@ -189,10 +189,22 @@ describe('connections that are lost', () => {
     await expectSound(db.pool)
   })
 
-  test('tasks in an answer that was lost are given back and done', async () => {
+  test.each([
+    ['are given back and done', 0, ['released', 'done']],
+    ['for longer than their timeout count as timeouts, and are done', 61_000, ['retry', 'done']],
+  ])('tasks in an answer that was lost %s', async (_, lostForMs, outcomes) => {
     const proxy = await Proxy.to(db.url)
+    const stage = defineStage({
+      name: 'echo',
+      payload: z.object({}),
+      concurrency: 5,
+      timeout: '1 min',
+      retry: { attempts: 3, from: '1 ms', to: '1 ms' },
+      async run() {},
+    })
     const runner = await startTestRunner(db, {
-      stages: [echo],
+      stages: [stage],
+      leaseTtlMs: 600_000,
       connectionString: proxy.url,
       listen: false,
     })
@@ -209,10 +221,11 @@ describe('connections that are lost', () => {
     proxy.swallowAnswers(true)
     await locker.query('commit')
     await eventually(async () => (await db.pool.query('select from leasehold.leases')).rowCount === 3)
+    await db.advance(lostForMs)
     proxy.cut()
     const tasks = await endsOf(db.pool, ids)
     expect(tasks.map((task) => task.state)).toEqual(['done', 'done', 'done'])
-    expect((await attemptsOf(db.pool, ids[0]!)).map((a) => a.outcome)).toEqual(['released', 'done'])
+    expect((await attemptsOf(db.pool, ids[0]!)).map((a) => a.outcome)).toEqual(outcomes)
     expect(runner.log.of('strays.returned')).toMatchObject([{ count: 3 }])
     await runner.drain()
     await proxy.close()

@@ -14,6 +14,7 @@ import { ensureInstall, pinnedEnvironment, repository } from './ensure-install.m
 /** Tests of a real PgBouncer, which no package brings along. */
 const poolerTests = '**/pgbouncer.test.ts'
 const databaseTests = ['packages/queue/test', 'packages/postgres/test']
+const systemdTests = 'test/systemd/**'
 
 const node = ensureInstall()
 const given = process.argv.slice(2)
@@ -23,7 +24,8 @@ const totals = { passed: 0, failed: 0 }
 if (given.length > 0) {
   runVitest(process.env.LEASEHOLD_TEST_PG ?? '18', given)
 } else {
-  runVitest('18', poolerIsHere() ? [] : ['--exclude', poolerTests])
+  const absent = [...(poolerIsHere() ? [] : [poolerTests]), ...(systemdIsHere() ? [] : [systemdTests])]
+  runVitest('18', absent.flatMap((tests) => ['--exclude', tests])) // prettier-ignore
   for (const major of olderVersions()) runVitest(major, [...databaseTests, '--exclude', poolerTests])
 }
 rmSync(reports, { recursive: true, force: true })
@@ -49,6 +51,20 @@ function poolerIsHere() {
   const folders = `${process.env.PATH}:/usr/sbin`.split(':')
   if (folders.some((folder) => existsSync(join(folder, 'pgbouncer')))) return true
   console.log('Not tested here, for want of the program: PgBouncer (Debian: apt-get install pgbouncer).')
+  return false
+}
+
+/** Whether a systemd can be started in namespaces of its own; LEASEHOLD_TEST_REQUIRE_SYSTEMD: run and fail instead. */
+function systemdIsHere() {
+  if (process.env.LEASEHOLD_TEST_REQUIRE_SYSTEMD) return true
+  const folder = mkdtempSync(join(tmpdir(), 'leasehold-systemd-'))
+  const sandbox = join(repository, 'test', 'systemd', 'sandbox.sh')
+  const up = spawnSync(sandbox, ['up', folder, repository], { encoding: 'utf8' })
+  spawnSync(sandbox, ['down', folder])
+  rmSync(folder, { recursive: true, force: true })
+  if (up.status === 0) return true
+  const why = (up.stderr ?? '').trim().split('\n')[0] || 'it needs Linux, root and systemd'
+  console.log(`Not tested here: services under systemd (${why}).`)
   return false
 }
 

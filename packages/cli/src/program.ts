@@ -5,6 +5,7 @@
  * What the commands do is in commands/, one file for each group.
  */
 import { Command, CommanderError } from 'commander'
+import { addBackground } from './commands/background.ts'
 import { addBench } from './commands/bench.ts'
 import { addAlerts } from './commands/alerts.ts'
 import { addCheck } from './commands/check.ts'
@@ -24,6 +25,8 @@ import { addTaskVerbs } from './commands/verbs.ts'
 import { addExport } from './commands/export.ts'
 import { addLogs } from './commands/logs.ts'
 import { addRuns } from './commands/runs.ts'
+import { addProcessManagers } from './commands/process-managers.ts'
+import { addSystemd } from './commands/systemd.ts'
 import { addWorkers } from './commands/workers.ts'
 import type { Context } from './context.ts'
 import { exitCodes, exitCodesHelp, type ExitCode } from './exit-codes.ts'
@@ -71,6 +74,7 @@ function createProgram(context: Context): Command {
   addDatabaseCommands(program, context)
   addDev(program, context)
   addDaemonCommands(program, context)
+  addBackground(program, context)
   program.commandsGroup('Look:')
   addCheck(program, context)
   addStatus(program, context)
@@ -90,5 +94,8 @@ function createProgram(context: Context): Command {
   addTaskVerbs(program, context)
   addStageVerbs(program, context)
   addDrain(program, context)
+  program.commandsGroup('Install:')
+  addSystemd(program, context)
+  addProcessManagers(program, context)
   return program
 }

@@ -88,8 +88,17 @@ export function beginStart(systemd: Notifier): Start {
       if (!early || systemd.via === 'none' || error instanceof ConfigError) return
       extend()
       systemd.status(`failed: ${(error as Error).message}; ends in a few seconds, to be started again`)
-      await delay(5_000 * (1 + Math.random()), undefined, { signal: stop }).catch(() => {})
+      await untilAborted(stop, 5_000 * (1 + Math.random()))
     },
+  }
+}
+
+/** Resolves after `ms`, or when the signal aborts. Never rejects. */
+async function untilAborted(signal: AbortSignal, ms: number): Promise<void> {
+  try {
+    await delay(ms, undefined, { signal })
+  } catch {
+    // Aborted: that is what it waits for.
   }
 }
 

@@ -5,8 +5,13 @@ import { runnerEntry } from '@leasehold/daemon-runner'
 
 export { runnerEntry }
 
+const main = import.meta.url.endsWith('.ts') ? './main.ts' : './main.js'
+
 /** The heartbeat monitor's program. */
-export const monitorEntry: URL = new URL(
-  import.meta.url.endsWith('.ts') ? './main.ts' : './main.js',
-  import.meta.resolve('@leasehold/daemon-heartbeat-monitor'),
-)
+export const monitorEntry: URL = new URL(main, import.meta.resolve('@leasehold/daemon-heartbeat-monitor'))
+
+/** The scheduler's program. */
+export const schedulerEntry: URL = new URL(main, import.meta.resolve('@leasehold/daemon-scheduler'))
+
+/** The program of this command line, without what bin/leasehold.mjs looks for first. */
+export const cliEntry: URL = new URL(`.${main}`, import.meta.url)

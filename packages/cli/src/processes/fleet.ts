@@ -21,6 +21,21 @@ export interface Member {
   readonly name: string
   readonly entry: URL
   readonly args: readonly string[]
+  /** Beside the fleet's environment. */
+  readonly env?: Environment
+  /** The working directory; default: this process's. */
+  readonly directory?: string
+}
+
+/** How a member is doing. */
+export interface MemberState {
+  readonly name: string
+  /** Null between two lives, and when it has ended for good. */
+  readonly pid: number | null
+  readonly startedAt: Date | null
+  readonly restarts: number
+  /** How its last life ended; null: it has had one only. */
+  readonly lastEnd: string | null
 }
 
 export interface FleetOptions {
@@ -30,6 +45,8 @@ export interface FleetOptions {
   readonly restart: boolean
   /** Names are padded to this many characters. */
   readonly nameWidth: number
+  /** Where each member's own lines go, as they are; default: readably to the terminal. */
+  readonly lines?: (member: Member, line: string) => void
 }
 
 const colours = ['cyan', 'magenta', 'blue', 'yellow', 'green'] as const
@@ -45,6 +62,7 @@ export class Fleet {
   readonly ended: Promise<boolean>
   private readonly options: FleetOptions
   private readonly running = new Map<Member, ChildProcess>()
+  private readonly states = new Map<Member, MemberState>()
   private readonly stopping = new AbortController()
   private misconfigured = false
 
@@ -60,14 +78,21 @@ export class Fleet {
     for (const child of this.running.values()) child.kill('SIGTERM')
   }
 
+  /** Every member, in the order in which they were given. */
+  get members(): MemberState[] {
+    return [...this.states.values()]
+  }
+
   /** Runs one member until it has ended for good. */
   private async keep(member: Member, colour: (typeof colours)[number]): Promise<void> {
     const { terminal, restart, nameWidth } = this.options
     const prefix = `${terminal.paint(colour, member.name.padEnd(nameWidth))} | `
     let pauseMs = 1_000
+    this.states.set(member, { name: member.name, pid: null, startedAt: null, restarts: -1, lastEnd: null })
     for (;;) {
       const startedAt = performance.now()
       const { code, how } = await this.runOnce(member, prefix)
+      this.note(member, { pid: null, startedAt: null, lastEnd: how })
       if (performance.now() - startedAt > healthyAfterMs) pauseMs = 1_000
       if (code === exitCodes.usage) {
         this.misconfigured = true
@@ -95,11 +120,17 @@ export class Fleet {
     }
   }
 
+  private note(member: Member, news: Partial<MemberState>): void {
+    const state = this.states.get(member)
+    if (state !== undefined) this.states.set(member, { ...state, ...news })
+  }
+
   private async runOnce(member: Member, prefix: string): Promise<{ code: number | null; how: string }> {
     const { terminal, environment } = this.options
     const args = ['--import', endWithParent, ...nodeArguments(member.entry), ...member.args]
     const child = spawn(process.execPath, args, {
-      env: definedOnly(environment),
+      env: definedOnly({ ...environment, ...member.env }),
+      ...(member.directory === undefined ? {} : { cwd: member.directory }),
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       detached: true,
     })
@@ -111,7 +142,12 @@ export class Fleet {
       )
     })
     if (child.pid !== undefined) terminal.out(`${prefix}started, pid ${child.pid}`)
-    const show = (line: string): void => terminal.out(`${prefix}${readableLine(terminal, line)}`)
+    const restarts = (this.states.get(member)?.restarts ?? -1) + 1
+    this.note(member, { pid: child.pid ?? null, startedAt: new Date(), restarts })
+    const show = (line: string): void => {
+      if (this.options.lines !== undefined) this.options.lines(member, line)
+      else terminal.out(`${prefix}${readableLine(terminal, line)}`)
+    }
     await Promise.all([eachLine(child.stdout, show), eachLine(child.stderr, show), end])
     this.running.delete(member)
     return end

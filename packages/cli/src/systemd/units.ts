@@ -1,0 +1,192 @@
+/**
+ * The files of an installation: the shipped units as they are, and beside them drop-ins with what differs here.
+ *
+ * Invariants: the same manifest gives the same files; no file holds a secret, only names of files that do; the first line of each
+ * says whose it is (`mark`). What an administrator adds in drop-ins of other names is never touched.
+ */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { ManifestWorker } from '@leasehold/manifest'
+import { notifier } from '@leasehold/service'
+import { runnerStopTimeoutMs, serviceSettings } from '../process-managers/processes.ts'
+import { toCalendar } from './calendar.ts'
+import {
+  type Installation,
+  runnerUnit,
+  settingsFolder,
+  targetUnits,
+  templates,
+  unitFolder,
+} from './installation.ts'
+import { environmentLine, execWord, listedPath, path } from './quoting.ts'
+
+/** A file that is to be there. */
+export interface PlannedFile {
+  /** Absolute, on the installed machine. */
+  readonly path: string
+  readonly content: string
+}
+
+type Service = 'runner' | 'heartbeat-monitor' | 'scheduler' | 'fire'
+
+/** Who needs which secret; what is not listed here is for what runs tasks. */
+const secretsOf: Readonly<Record<string, readonly Service[]>> = {
+  DATABASE_URL: ['runner', 'heartbeat-monitor', 'scheduler', 'fire'],
+  SMTP_PASSWORD: ['heartbeat-monitor'],
+  TRIGGER_SECRET: [],
+}
+
+/** The first line of every file of an installation; everything up to its end is compared. */
+export function mark({ manifest, prefix }: Installation): string {
+  return `# Written by leasehold systemd install (${prefix}) from ${manifest.file}`
+}
+
+/** All files of an installation, in the order of their paths. */
+export function planFiles(installation: Installation): PlannedFile[] {
+  const { manifest, prefix, timers } = installation
+  const runners = manifest.workers.length > 0
+  const monitors = manifest.monitors > 0
+  const schedulers = manifest.schedulers > 0
+  const dropIn = (unit: string, name: string, lines: readonly string[]): PlannedFile => ({
+    path: join(unitFolder, `${unit}.d`, name),
+    content: [mark(installation), ...advice, '', ...lines, ''].join('\n'),
+  })
+  const service = (name: Service, unit: string): PlannedFile[] => [
+    unitFile(installation, unit),
+    dropIn(unit.replace('leasehold', prefix), '10-leasehold.conf', siteLines(installation, name)),
+  ]
+  const files = [
+    unitFile(installation, 'leasehold.target'),
+    dropIn(`${prefix}.target`, '10-leasehold.conf', [
+      '[Unit]',
+      ...targetUnits(installation).map((unit) => `Wants=${unit}`),
+    ]),
+    ...(runners ? service('runner', 'leasehold-runner@.service') : []),
+    ...(monitors ? service('heartbeat-monitor', 'leasehold-heartbeat-monitor.service') : []),
+    ...(schedulers ? service('scheduler', 'leasehold-scheduler.service') : []),
+    ...manifest.workers.flatMap((worker) => workerFiles(installation, worker, dropIn)),
+    ...(timers ? [...service('fire', 'leasehold-fire@.service'), ...timerFiles(installation, dropIn)] : []),
+    settingsFile(installation, prefix, serviceSettings(manifest)),
+  ]
+  return files.toSorted((a, b) => (a.path < b.path ? -1 : 1))
+}
+
+const advice = [
+  '# Yours go into a file of another name beside this one; this one is written anew by the next install.',
+]
+
+/** A shipped unit under the names of this installation. */
+function unitFile(installation: Installation, name: string): PlannedFile {
+  const { prefix } = installation
+  const shipped = readFileSync(join(templates, name), 'utf8')
+  const named =
+    prefix === 'leasehold'
+      ? shipped
+      : shipped
+          .replaceAll(/\bleasehold(?=[-.](runner|heartbeat-monitor|scheduler|fire|target)\b)/g, prefix)
+          .replaceAll('/etc/leasehold/leasehold.env', `/etc/${prefix}/${prefix}.env`)
+          .replaceAll('/etc/leasehold/', `/etc/${prefix}/`)
+          .replaceAll(/((State|Cache)Directory=|%C\/)leasehold\b/g, `$1${prefix}`)
+  return {
+    path: join(unitFolder, name.replace('leasehold', prefix)),
+    content: `${mark(installation)}\n${named}`,
+  }
+}
+
+/** What every process of a kind gets that the shipped unit cannot know. */
+function siteLines(installation: Installation, name: Service): string[] {
+  const { manifest, prefix, programs } = installation
+  const folder = settingsFolder(installation)
+  const secrets = manifest.service.secrets.filter(
+    (secret) => secret !== 'DATABASE_URL' && (secretsOf[secret] ?? ['runner']).includes(name),
+  )
+  const more: Record<Service, readonly string[]> = {
+    runner: ['--config', manifest.file, '--slot'],
+    'heartbeat-monitor': [],
+    scheduler: [],
+    fire: ['schedules', 'fire'],
+  }
+  const instance = name === 'runner' || name === 'fire' ? ' %i' : ''
+  const words = [...programs[name], ...more[name]].map(execWord).join(' ')
+  // Without koffi messages come from a helper program, which is not the main process.
+  const viaProgram = notifier({ NOTIFY_SOCKET: '/run/systemd/notify' }).via !== 'libsystemd'
+  return [
+    '[Service]',
+    `User=${manifest.service.user}`,
+    `WorkingDirectory=${path(manifest.directory)}`,
+    'EnvironmentFile=',
+    `EnvironmentFile=${path(join(folder, `${prefix}.env`))}`,
+    ...secrets.map((secret) => `LoadCredential=${secret}:${path(join(folder, 'credentials', secret))}`),
+    ...(viaProgram && name !== 'fire' ? ['NotifyAccess=all'] : []),
+    ...(name === 'runner'
+      ? [`WatchdogSec=${manifest.wedgeLimitMs}ms`, `TimeoutStopSec=${runnerStopTimeoutMs(manifest)}ms`]
+      : []),
+    'ExecStart=',
+    `ExecStart=${words}${instance}`,
+  ]
+}
+
+type DropIn = (unit: string, name: string, lines: readonly string[]) => PlannedFile
+
+/** A worker's own settings and folders, where it has any: a drop-in for each of its slots. */
+function workerFiles(installation: Installation, worker: ManifestWorker, dropIn: DropIn): PlannedFile[] {
+  const { manifest } = installation
+  const own = Object.keys(worker.env).length > 0
+  const settings = join(settingsFolder(installation), `worker-${worker.name}.env`)
+  const moved = worker.module !== null && worker.directory !== manifest.directory
+  // Existing programs may write where they work, as far as the files let this user.
+  const folders = manifest.commands
+    .filter(({ stage }) => worker.stages.includes(stage))
+    .map((c) => c.directory)
+  const lines = [
+    ...(own ? [`EnvironmentFile=${path(settings)}`] : []),
+    ...(moved ? [`WorkingDirectory=${path(worker.directory)}`] : []),
+    ...[...new Set(folders)].map((folder) => `ReadWritePaths=${listedPath(`-${folder}`)}`),
+  ]
+  if (lines.length === 0) return []
+  return [
+    ...(own ? [settingsFile(installation, `worker-${worker.name}`, worker.env)] : []),
+    ...worker.slots.map((slot) =>
+      dropIn(runnerUnit(installation, slot), '20-leasehold-worker.conf', ['[Service]', ...lines]),
+    ),
+  ]
+}
+
+function timerFiles(installation: Installation, dropIn: DropIn): PlannedFile[] {
+  const { manifest, prefix } = installation
+  return [
+    unitFile(installation, 'leasehold-fire@.timer'),
+    ...manifest.schedules
+      .filter(({ enabled }) => enabled)
+      .flatMap((schedule) => {
+        const calendar = toCalendar(schedule)
+        if ('problem' in calendar) return []
+        const lines = ['', ...calendar.lines].map((line) => `OnCalendar=${line}`)
+        const persistent = schedule.catchUp === 'skip' ? ['Persistent=no'] : []
+        return [
+          dropIn(`${prefix}-fire@${schedule.name}.timer`, '10-leasehold.conf', [
+            '[Timer]',
+            ...lines,
+            ...persistent,
+          ]),
+        ]
+      }),
+  ]
+}
+
+function settingsFile(
+  installation: Installation,
+  name: string,
+  settings: Readonly<Record<string, string>>,
+): PlannedFile {
+  const lines = Object.entries(settings).map(([setting, value]) => environmentLine(setting, value))
+  return {
+    path: join(settingsFolder(installation), `${name}.env`),
+    content: [
+      mark(installation),
+      `# Not for secrets: those are files in ${settingsFolder(installation)}/credentials, named like the setting.`,
+      ...lines.toSorted(),
+      '',
+    ].join('\n'),
+  }
+}

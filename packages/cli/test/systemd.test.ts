@@ -1,0 +1,257 @@
+/**
+ * What `leasehold systemd`, `supervisor` and `pm2` write for a manifest, and what they refuse before they write anything.
+ *
+ * Files go below a folder of the test; what systemd does with them is test/systemd.
+ */
+import { spawnSync } from 'node:child_process'
+import {
+  chmodSync,
+  globSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeEach, expect, test } from 'vitest'
+import { toCalendar } from '../src/systemd/calendar.ts'
+import { openRotatingLog } from '../src/background/rotating-log.ts'
+import { leasehold, leaseholdJson } from './leasehold.ts'
+
+const repository = fileURLToPath(new URL('../../../', import.meta.url))
+const systemdUnits = join(repository, 'systemd')
+const folder = mkdtempSync(join(tmpdir(), 'leasehold-units-test-'))
+const root = join(folder, 'root')
+const manifestFile = join(folder, 'leasehold.config.json')
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const declared = {
+  service: {
+    secrets: ['DATABASE_URL', 'SMTP_PASSWORD', 'ANTHROPIC_API_KEY'],
+    env: { SMTP_USER: 'mailer', GREETING: 'a "good" 100% $morning' },
+  },
+  stages: {
+    lead_verify: { module: '@leasehold/pipeline-leads', instances: 8, env: { REGION: 'eu' } },
+    blog: { command: ['/bin/cat'] },
+  },
+  schedules: {
+    daily_blog: { stage: 'blog', cron: '0 6 * * 1-5', zone: 'Europe/London' },
+    refresh: { stage: 'blog', every: '15 min', catchUp: 'skip' },
+    asleep: { stage: 'blog', cron: '0 1 * * *', enabled: false },
+  },
+  drainTimeout: '5 min',
+  wedgeLimit: '45 s',
+}
+
+beforeEach(() => {
+  rmSync(root, { recursive: true, force: true })
+  mkdirSync(join(root, 'etc'), { recursive: true })
+  writeFileSync(join(root, 'etc/passwd'), 'leasehold:x:993:993::/nonexistent:/usr/sbin/nologin\n')
+  writeFileSync(manifestFile, JSON.stringify(declared))
+})
+
+function systemd(...args: string[]): ReturnType<typeof leasehold> {
+  return leasehold(['systemd', ...args], {})
+}
+
+interface File {
+  readonly path: string
+  readonly content: string
+}
+const printed = (...args: string[]): Promise<File[]> => leaseholdJson<File[]>(['systemd', 'print', '--config', manifestFile, ...args], {}) // prettier-ignore
+const contentOf = (files: readonly File[], path: string): string =>
+  files.find((file) => file.path === path)?.content ?? `no ${path}`
+
+test('the files of a manifest: its slots, its user and folders, secrets by name only, limits that fit', async () => {
+  const files = await printed()
+  const units = '/etc/systemd/system'
+  expect(contentOf(files, `${units}/leasehold.target.d/10-leasehold.conf`).match(/^Wants=.*/gm)).toEqual([
+    'Wants=leasehold-heartbeat-monitor.service',
+    'Wants=leasehold-scheduler.service',
+    ...[1, 2, 3, 4, 5, 6, 7, 8].map((n) => `Wants=leasehold-runner@lead_verify@${n}.service`),
+    'Wants=leasehold-runner@blog@1.service',
+  ])
+  const runner = contentOf(files, `${units}/leasehold-runner@.service.d/10-leasehold.conf`)
+  expect(runner).toContain('User=leasehold\n')
+  expect(runner).toContain('WatchdogSec=45000ms')
+  expect(runner).toContain('LoadCredential=ANTHROPIC_API_KEY:/etc/leasehold/credentials/ANTHROPIC_API_KEY')
+  expect(runner).not.toContain('SMTP_PASSWORD')
+  expect(runner).toMatch(
+    /^ExecStart=\S+node .*runner\S+main.ts --config \S+leasehold.config.json --slot %i$/m,
+  )
+  const monitor = contentOf(files, `${units}/leasehold-heartbeat-monitor.service.d/10-leasehold.conf`)
+  expect(monitor).toContain('LoadCredential=SMTP_PASSWORD:')
+  expect(monitor).not.toContain('ANTHROPIC_API_KEY')
+  expect(contentOf(files, '/etc/leasehold/leasehold.env')).toContain(
+    String.raw`GREETING="a \"good\" 100% \$morning"`,
+  )
+  expect(contentOf(files, '/etc/leasehold/worker-lead_verify.env')).toContain('REGION=eu')
+  const ofSlot = contentOf(
+    files,
+    `${units}/leasehold-runner@lead_verify@3.service.d/20-leasehold-worker.conf`,
+  )
+  expect(ofSlot).toContain('EnvironmentFile=/etc/leasehold/worker-lead_verify.env')
+  expect(files.some(({ path }) => path.includes('fire@'))).toBe(false)
+})
+
+test('a stop has more time than a drain takes, in the shipped unit and in every installed one', async () => {
+  const settings = readFileSync(join(repository, 'packages/service/src/settings.ts'), 'utf8')
+  const drainMs = Number(
+    /LEASEHOLD_DRAIN_TIMEOUT_MS: .*default\(([\d_]+)\)/.exec(settings)![1]!.replaceAll('_', ''),
+  )
+  const shipped = readFileSync(join(systemdUnits, 'leasehold-runner@.service'), 'utf8')
+  // After the drain limit: settling takes 5 s, leaving 3 s, closing 1 s, lingering 0.5 s, each at most.
+  const leavingMs = 10_000
+  expect(Number(/^TimeoutStopSec=(\d+)s$/m.exec(shipped)![1]) * 1_000).toBeGreaterThan(drainMs + leavingMs)
+  const dropIn = contentOf(
+    await printed(),
+    '/etc/systemd/system/leasehold-runner@.service.d/10-leasehold.conf',
+  )
+  expect(Number(/^TimeoutStopSec=(\d+)ms$/m.exec(dropIn)![1])).toBeGreaterThan(300_000 + leavingMs)
+})
+
+test('timers say when schedules fire, in their zones; what only a scheduler can fire is refused', async () => {
+  const files = await printed('--timers')
+  const of = (name: string): string =>
+    contentOf(files, `/etc/systemd/system/leasehold-fire@${name}.timer.d/10-leasehold.conf`)
+  expect(of('daily_blog')).toMatch(
+    /OnCalendar=\nOnCalendar=Mon,Tue,Wed,Thu,Fri \*-\*-\* 06:00:00 Europe\/London\n/,
+  )
+  expect(of('refresh')).toMatch(/OnCalendar=\*:0\/15:00 UTC\nPersistent=no/)
+  expect(of('asleep')).toMatch(/^no /)
+  expect(toCalendar({ cron: '0 3 1 * 1', everyMs: null, zone: 'UTC' })).toEqual({
+    lines: ['*-*-01 03:00:00 UTC', 'Mon *-*-* 03:00:00 UTC'],
+  })
+  expect(toCalendar({ cron: '0 3 L * *', everyMs: null, zone: 'UTC' })).toHaveProperty('problem')
+  expect(toCalendar({ cron: null, everyMs: 7 * 60_000, zone: 'UTC' })).toHaveProperty('problem')
+})
+
+test('a second installation beside the first has names of its own', async () => {
+  const files = await printed('--prefix', 'leads')
+  expect(files.filter(({ path }) => /\/leasehold[-.@]/.test(path.replace('10-leasehold', '').replace('20-leasehold', '')))).toEqual([]) // prettier-ignore
+  const unit = contentOf(files, '/etc/systemd/system/leads-runner@.service')
+  expect(unit).toContain('PartOf=leads.target')
+  expect(unit).toContain('CacheDirectory=leads\n')
+  expect(unit).toContain('LoadCredential=DATABASE_URL:/etc/leads/credentials/DATABASE_URL')
+})
+
+test.each<[string, object, string[], RegExp]>([
+  [
+    'a user who is not there',
+    { service: { user: 'nobody_here', secrets: ['DATABASE_URL'] } },
+    [],
+    /service.user: there is no user 'nobody_here'/,
+  ],
+  ['root', { service: { user: 'root', secrets: ['DATABASE_URL'] } }, [], /service.user/],
+  ['no DATABASE_URL', { service: {} }, [], /service.secrets: lacks DATABASE_URL/],
+  ['a folder that PrivateTmp hides', {}, [], /below \/tmp, which PrivateTmp hides/],
+  [
+    'a schedule that systemd cannot say',
+    { schedules: { odd: { stage: 'blog', every: '7 min' } } },
+    ['--timers'],
+    /schedules.odd: .*install without --timers/,
+  ],
+  ['a prefix that begins no name', {}, ['--prefix', '../x'], /--prefix/],
+])(
+  '%s is refused with the place and the reason, before anything is written',
+  async (_what, change, args, said) => {
+    writeFileSync(manifestFile, JSON.stringify({ ...declared, ...change }))
+    const { code, stderr } = await systemd(
+      'install',
+      '--config',
+      manifestFile,
+      '--root',
+      root,
+      '--yes',
+      ...args,
+    )
+    expect(code).toBe(2)
+    expect(stderr).toMatch(said)
+    expect(globSync('etc/systemd/**', { cwd: root })).toEqual([])
+  },
+)
+
+// Elsewhere there is nobody to ask.
+test.runIf(spawnSync('systemd-analyze', ['--version']).status === 0)(
+  'systemd has nothing to say about the units, and finds them safe',
+  async () => {
+    const shipped = globSync('*', { cwd: systemdUnits }).map((name) => join(systemdUnits, name))
+    const verified = spawnSync('systemd-analyze', ['verify', '--man=no', ...shipped], { encoding: 'utf8' })
+    // The programs themselves are where an installation puts them.
+    const said = verified.stderr.split('\n').filter((line) => line !== '' && !/is not executable/.test(line))
+    expect(said).toEqual([])
+    for (const unit of shipped.filter((name) => name.endsWith('.service'))) {
+      const { status, stdout } = spawnSync('systemd-analyze', ['security', '--offline=yes', '--threshold=25', unit], { encoding: 'utf8' }) // prettier-ignore
+      expect(status, stdout.split('\n').at(-2)).toBe(0)
+    }
+    for (const schedule of [
+      { cron: '*/5 0-6,22 1,15 jan-mar *', everyMs: null, zone: 'Australia/Lord_Howe' },
+      { cron: null, everyMs: 900_000, zone: 'UTC' },
+    ]) {
+      // prettier-ignore
+      const calendar = toCalendar(schedule)
+      if ('problem' in calendar) throw new Error(calendar.problem)
+      const { status, stderr } = spawnSync('systemd-analyze', ['calendar', ...calendar.lines], {
+        encoding: 'utf8',
+      })
+      expect(status, stderr).toBe(0)
+    }
+  },
+)
+
+test('the file for PM2 is a module with an app for each slot, none of which is started again for nothing', async () => {
+  const { stdout } = await leasehold(['pm2', 'print', '--config', manifestFile], {})
+  const file = join(folder, 'ecosystem.config.cjs')
+  writeFileSync(file, stdout)
+  const { apps } = createRequire(import.meta.url)(file) as { apps: Record<string, unknown>[] }
+  expect(apps.map(({ name }) => name)).toEqual([
+    'leasehold-heartbeat-monitor@1',
+    'leasehold-scheduler@1',
+    ...[1, 2, 3, 4, 5, 6, 7, 8].map((n) => `leasehold-lead_verify@${n}`),
+    'leasehold-blog@1',
+  ])
+  expect(apps[3]).toMatchObject({
+    args: ['--config', realpathSync(manifestFile), '--slot', 'lead_verify@2'],
+    stop_exit_codes: [2, 5],
+    kill_timeout: 325_000,
+    treekill: false,
+  })
+  expect(stdout).toContain('pm2-logrotate')
+})
+
+test('the file for Supervisor has a program for each worker, with rotated logs and time to drain', async () => {
+  const { stdout } = await leasehold(['supervisor', 'print', '--config', manifestFile], {})
+  const section = /\[program:leasehold-lead_verify\]\n([^[]*)/.exec(stdout)![1]!
+  const values = Object.fromEntries(
+    section.split('\n').flatMap((line) => (/^[a-z]/.test(line) ? [line.split(/=(.*)/s).slice(0, 2)] : [])),
+  ) as Record<string, string>
+  expect(values).toMatchObject({
+    numprocs: '8',
+    process_name: 'lead_verify@%(process_num)d',
+    exitcodes: '2,5',
+    stopwaitsecs: '325',
+    stdout_logfile_maxbytes: '10MB',
+    killasgroup: 'true',
+  })
+  expect(values['command']).toMatch(/--slot lead_verify@%\(process_num\)d$/)
+  expect(values['environment']).toContain(`GREETING='a "good" 100%% $morning'`)
+})
+
+test('a log is turned over when it is full, and the oldest is dropped', () => {
+  const file = join(folder, 'turning.log')
+  const write = openRotatingLog(file, { bytes: 25, files: 3 })
+  for (let n = 1; n <= 8; n += 1) write(`line number ${n}`)
+  expect(['', '.1', '.2'].map((end) => readFileSync(`${file}${end}`, 'utf8'))).toEqual([
+    'line number 8\n',
+    'line number 7\n',
+    'line number 6\n',
+  ])
+  expect(globSync('turning.log*', { cwd: folder })).toHaveLength(3)
+})
+
+chmodSync(folder, 0o755)

@@ -25,6 +25,7 @@ export { cleanJson, cleanText, describeError } from './clean.ts'
 export { type Db, type Tx, inTransaction } from './db.ts'
 export { type Duration, toMs } from './duration.ts'
 export * from './errors.ts'
+export { parseExact, writeExact } from './exact-json.ts'
 export { nearName } from './near.ts'
 export {
   type Deeds,

@@ -52,6 +52,7 @@ export interface TaskLog {
 
 /** All a handler gets. Whatever it writes through this context is refused once its lease is gone. */
 export interface TaskContext<P = unknown, R = unknown> {
+  /** As the stage's schema made it. Integers that a number would round arrive there as bigint: `z.coerce.bigint()`. */
   readonly payload: P
   readonly task: TaskFacts
   /** 1 for the first attempt. Releases and snoozes give the number back, so it is no fence. */

@@ -7,6 +7,7 @@
 import { type Db, inTransaction } from './db.ts'
 import { type Duration, toMs } from './duration.ts'
 import { ValueRefusedError } from './errors.ts'
+import { writeExact } from './exact-json.ts'
 import { parsePayload, type Stage } from './stage.ts'
 import { checkId } from './task.ts'
 import { translating } from './translate.ts'
@@ -78,10 +79,10 @@ function moment(name: string, value: Date | undefined): string | undefined {
   throw new ValueRefusedError('22007', null, `${name} must be a valid Date`)
 }
 
-/** JSON text of a payload or a whole task. Refused: cycles, bigint, functions, more levels than the stack holds. */
+/** JSON text of a payload or a whole task. Refused: cycles, functions, more levels than the stack holds. */
 function json(what: string, value: unknown): string {
   try {
-    const written = JSON.stringify(value)
+    const written = writeExact(value)
     if (written !== undefined) return written
   } catch (error) {
     const tooDeep = error instanceof RangeError

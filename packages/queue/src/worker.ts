@@ -181,7 +181,22 @@ export async function exchange(
   // The receipt is the last row: the claim streams before it.
   const claimed = rows as unknown as (ClaimedRow | [null, null, null, null, null, string])[]
   const receipt = JSON.parse(claimed.pop()![5]!) as Receipt
-  return { receipt, claimed: claimed as ClaimedRow[] }
+  return { receipt, claimed: inOrder(claimed as ClaimedRow[]) }
+}
+
+/**
+ * Rows come stage by stage; within a stage, where one was tried before, as they lie on disk: nearly, not always, as they
+ * were submitted. All of a batch start together, so their order matters only among themselves: the older ones first.
+ */
+function inOrder(rows: ClaimedRow[]): ClaimedRow[] {
+  const misplaced = rows.some((row, i) => i > 0 && row[2] === rows[i - 1]![2] && isOlder(row, rows[i - 1]!))
+  if (!misplaced) return rows
+  const stages = new Map([...new Set(rows.map((row) => row[2]))].map((stage, nr) => [stage, nr]))
+  return rows.sort((a, b) => stages.get(a[2])! - stages.get(b[2])! || (isOlder(a, b) ? -1 : 1))
+}
+
+function isOlder(a: ClaimedRow, b: ClaimedRow): boolean {
+  return a[0].length === b[0].length ? a[0] < b[0] : a[0].length < b[0].length
 }
 
 /**

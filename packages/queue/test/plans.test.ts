@@ -5,7 +5,7 @@
  * Nothing is timed: plans are read as the server reports them (auto_explain), cost is counted in shared buffers and in
  * entries of the lane index that were walked. That floors pass nothing by is floors.test.ts.
  */
-import type { Db } from '@leasehold/queue'
+import { type Db, listTasks } from '@leasehold/queue'
 import type { Client } from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
@@ -207,3 +207,19 @@ test('under an old snapshot claims cost the same after 50,000 tasks as before, b
   await reader.query('rollback')
   expect(await problems(db)).toEqual([])
 })
+
+test.each(['done', 'cancelled', undefined] as const)(
+  'a list of a stage (%s) with few tasks looks at the newest ids only, however many tasks there are',
+  async (state) => {
+    const rare = await addStage(db)
+    const filter = { stage: rare, withinIds: 1000, ...(state !== undefined && { state }) }
+    const plans = await plansOf((on) => listTasks(on, filter))
+    const readers = readersOf(plans, 'tasks|attempts')
+    const blocks = readers.reduce(
+      (sum, node) => sum + (node['Shared Hit Blocks'] ?? 0) + (node['Shared Read Blocks'] ?? 0),
+      0,
+    )
+    expect(readers.length).toBeGreaterThan(0)
+    expect(blocks).toBeLessThan(200)
+  },
+)

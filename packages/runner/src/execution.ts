@@ -12,6 +12,7 @@ import {
   inTransaction,
   LeaseLostError,
   type Outcome,
+  parseExact,
   readCheckpoint,
   settle,
   type Settled,
@@ -22,6 +23,7 @@ import {
   type TaskLog,
   type Tx,
   ValueRefusedError,
+  writeExact,
   writeNotes,
 } from '@leasehold/queue'
 import {
@@ -120,7 +122,7 @@ export class Execution implements TaskContext {
   async run(): Promise<void> {
     this.started = true
     try {
-      const parsed = this.stage.payload.safeParse(JSON.parse(this.payloadText))
+      const parsed = this.stage.payload.safeParse(parseExact(this.payloadText))
       if (!parsed.success) return this.finish(payloadInvalidEnding(parsed.error))
       this.parsedPayload = parsed.data
       const outcome = await this.stage.run(this)
@@ -231,8 +233,8 @@ export class Execution implements TaskContext {
 
   submit(stage: AnyStage | string, payload: unknown, options: SubmitOptions = {}): void {
     // Made into JSON here, so that what cannot be JSON is thrown at the handler that brought it.
-    const child = JSON.stringify({ parent_id: this.taskId, ...taskFields(stage as never, payload, options) })
-    ;(this.children ??= []).push(child)
+    const child = writeExact({ parent_id: this.taskId, ...taskFields(stage as never, payload, options) })
+    ;(this.children ??= []).push(child!) // an object is never undefined
   }
 
   async transaction(effects: (tx: Tx) => Promise<Outcome | void>): Promise<Settled> {

@@ -10,7 +10,9 @@ import {
   type TaskState,
   type TaskSummary,
   explainTask,
+  isWalk,
   listTasks,
+  longestWalk,
 } from '@leasehold/queue'
 import { type Command, Option } from 'commander'
 import { type Context, show, withDatabase } from '../context.ts'
@@ -84,6 +86,10 @@ function list(context: Context, options: ListOptions): Promise<void> {
     const last = tasks.at(-1)
     if (options.json !== true && last !== undefined && tasks.length === options.limit) {
       context.terminal.note(`There may be more: add --before ${last.taskId}`)
+    } else if (options.json !== true && isWalk(filter)) {
+      context.terminal.note(
+        `Among the newest ${longestWalk.toLocaleString('en')} ids${options.before === undefined ? '' : ' before that one'}; older ones: --before ID`,
+      )
     }
   })
 }

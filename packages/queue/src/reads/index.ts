@@ -31,8 +31,10 @@ export {
   type TaskFilter,
   type TaskPayload,
   type TaskSummary,
+  isWalk,
   listAttempts,
   listTasks,
+  longestWalk,
   readPayload,
 } from './tasks.ts'
 export { type WorkerVersion, checkWorkerVersions, listWorkerVersions } from './versions.ts'

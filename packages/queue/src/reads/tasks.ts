@@ -1,7 +1,8 @@
 /**
  * Lists of tasks by stage, state, run and key, newest first, and what a single task's page shows besides its status.
  *
- * Invariant: a list by state starts from the ids in that state and does not walk millions of other tasks to find them.
+ * Invariant: a list by state starts from the ids in that state and does not walk millions of other tasks to find them; where
+ * no index leads to what is asked for, the newest million ids are walked and no more ({@link longestWalk}).
  * Payloads are not listed: observers may not read them, and `readPayload` says so by null. One task is ../task.ts.
  */
 import { type RawBuilder, sql } from 'kysely'
@@ -41,13 +42,30 @@ export interface TaskFilter {
   readonly beforeId?: string
   /** 1–10,000; default 50. */
   readonly limit?: number
+  /** Where no index leads to the tasks: how many ids are looked at; default {@link longestWalk}. */
+  readonly withinIds?: number
 }
 
-/** Tasks that match, the newest first. Empty when none does; an unknown stage or run is not an error here. */
+/** How many ids below `beforeId` (or the newest) are looked at where no index leads to the tasks asked for. */
+export const longestWalk = 1_000_000
+
+/**
+ * Whether a list may end early because it looked at {@link longestWalk} ids only: by stage, by key, and cancelled tasks.
+ * A shorter list than asked for then means: there may be older ones, ask again with `beforeId`.
+ */
+export function isWalk({ stage, state, runId, key }: TaskFilter): boolean {
+  if (runId !== undefined) return false
+  if (state === undefined) return stage !== undefined || key !== undefined
+  if (state === 'done') return stage !== undefined || key !== undefined
+  return state === 'cancelled' || (key !== undefined && state === 'dead')
+}
+
+/** Tasks that match, the newest first. Empty when none does; an unknown stage or run is not an error here. See {@link isWalk}. */
 export async function listTasks(db: Db, filter: TaskFilter = {}): Promise<TaskSummary[]> {
   const { stage, state, runId, key, beforeId } = filter
   const limit = checkLimit(filter.limit ?? 50)
-  const among = await idsInState(db, filter, limit)
+  const lowest = isWalk(filter) ? await endOfWalk(db, beforeId, filter.withinIds ?? longestWalk) : null
+  const among = (await idsInState(db, filter, limit, lowest)) ?? walked(filter, limit, lowest)
   const query = from
     .selectFrom('task_status as t')
     .select([
@@ -87,7 +105,12 @@ export async function listTasks(db: Db, filter: TaskFilter = {}): Promise<TaskSu
  * from what ended that way. The view's state decides in the end: what died may have been reopened.
  * Null where the other filters lead to few tasks anyway, or where this role may not look.
  */
-async function idsInState(db: Db, filter: TaskFilter, limit: number): Promise<RawBuilder<boolean> | null> {
+async function idsInState(
+  db: Db,
+  filter: TaskFilter,
+  limit: number,
+  lowest: string | null,
+): Promise<RawBuilder<boolean> | null> {
   const { stage, state, runId, key, beforeId } = filter
   if (state === undefined || runId !== undefined || key !== undefined) return null
   // The planner turns this into an inner join that starts at the leases.
@@ -110,9 +133,37 @@ async function idsInState(db: Db, filter: TaskFilter, limit: number): Promise<Ra
     .select('task_id')
     .where('outcome', '=', state)
     .where('task_id', '<', before)
+    .$if(lowest !== null, (q) => q.where('task_id', '>=', lowest!))
     // Done is done for ever, so a page of these is a page of tasks.
     .$if(state === 'done', (q) => q.orderBy('task_id', 'desc').limit(limit))
   return sql<boolean>`t.task_id = any (array(${ended}))`
+}
+
+/** The lowest id of a walk that begins below `beforeId`. */
+async function endOfWalk(db: Db, beforeId: string | undefined, length: number): Promise<string> {
+  const { rows } = await db.query<{ lowest: string }>(
+    `select (least($1::bigint, (select s.task_id + 1 from leasehold.task_status s order by s.task_id desc limit 1))
+       - $2::bigint)::text as lowest`,
+    [beforeId ?? '9223372036854775807', length],
+  )
+  return rows[0]!.lowest
+}
+
+/** The ids of a stage or a key in a stretch of the primary key, from the newest down. */
+function walked(filter: TaskFilter, limit: number, lowest: string | null): RawBuilder<boolean> | null {
+  if (lowest === null) return null
+  const { stage, state, key, beforeId } = filter
+  const ids = from
+    .selectFrom('task_status as s')
+    .select('s.task_id')
+    .where('s.task_id', '>=', lowest)
+    .$if(beforeId !== undefined, (q) => q.where('s.task_id', '<', beforeId!))
+    .$if(stage !== undefined, (q) => q.where('s.stage', '=', stage!))
+    .$if(key !== undefined, (q) => q.where('s.key', '=', key!))
+    .$if(state !== undefined, (q) => q.where('s.state', '=', state!))
+    .orderBy('s.task_id', 'desc')
+    .limit(limit)
+  return sql<boolean>`t.task_id = any (array(${ids}))`
 }
 
 function isTable(state: TaskState): state is 'ready' | 'scheduled' | 'waiting' {

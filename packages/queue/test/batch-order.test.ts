@@ -1,0 +1,49 @@
+/**
+ * The tasks of one batch come in the order in which they were submitted, wherever their rows lie on disk.
+ */
+import { exchange } from '@leasehold/queue'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
+import { addStage, addWorker, claim, insertTasks } from './scene.ts'
+
+let db: TestDatabase
+beforeAll(async () => {
+  db = await createTestDatabase()
+})
+afterAll(() => db.drop())
+
+test('rows that were written into holes of the table do not come first; stages stay together', async () => {
+  const stages = [await addStage(db.pool), await addStage(db.pool)]
+  const worker = await addWorker(db.pool, stages, { concurrency: 1000 })
+  await insertTasks(db.pool, stages[0]!, 60)
+  await insertTasks(db.pool, stages[1]!, 20)
+  await claim(db.pool, worker, stages[0]!, 30)
+  await db.pool.query('vacuum leasehold.ready')
+  await insertTasks(db.pool, stages[0]!, 30)
+  // One that was tried before: its batch is read as it lies.
+  await db.pool.query(
+    'update leasehold.ready set failures = 1 where task_id = (select max(task_id) from leasehold.ready)',
+  )
+  const lie = await db.pool.query<{ id: string }>(
+    'select task_id::text as id from leasehold.ready where stage = $1 order by ctid',
+    [stages[0]],
+  )
+  expect(Number(lie.rows[0]!.id)).toBeGreaterThan(80) // the youngest lie in front
+  const { claimed } = await exchange(db.pool, {
+    workerId: worker,
+    doneIds: [],
+    doneFences: [],
+    endings: null,
+    children: null,
+    notes: null,
+    stages,
+    limits: [100, 100],
+    runId: null,
+    promote: false,
+    wakeMs: null,
+  })
+  const of = (stage: string): number[] =>
+    claimed.filter((row) => row[2] === stage).map((row) => Number(row[0]))
+  for (const stage of stages) expect(of(stage)).toEqual(of(stage).toSorted((a, b) => a - b))
+  expect(claimed.map((row) => row[2])).toEqual([...Array(60).fill(stages[0]), ...Array(20).fill(stages[1])])
+})

@@ -1,0 +1,62 @@
+/**
+ * Whole numbers keep their value from a submitter to a handler's schema, whatever their size.
+ */
+import { exchange, parseExact, parsePayload, submit, writeExact } from '@leasehold/queue'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { z } from 'zod'
+import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
+import { addStage, addWorker } from './scene.ts'
+
+let db: TestDatabase
+beforeAll(async () => {
+  db = await createTestDatabase()
+})
+afterAll(() => db.drop())
+
+test.each([
+  ['9007199254740991', 9007199254740991],
+  ['9007199254740992', 9007199254740992],
+  ['9007199254740993', 9007199254740993n],
+  ['-9007199254740993', -9007199254740993n],
+  ['1234567890123456789', 1234567890123456789n],
+  ['1000000000000000000000', 1e21],
+  ['1000000000000000000001', 1000000000000000000001n],
+  [`17976931348623157${'0'.repeat(292)}`, Number.MAX_VALUE],
+  ['0.12345678901234567890', 0.12345678901234568],
+  ['"9007199254740993"', '9007199254740993'],
+  ['{"a": [1, 9007199254740993]}', { a: [1, 9007199254740993n] }],
+])('%s is parsed as what it is', (text, value) => {
+  expect(parseExact(text)).toEqual(value)
+})
+
+test('a bigint is written as the number it is, beside everything else', () => {
+  expect(writeExact({ a: 2n ** 64n, b: 'x', c: [1.5, null, undefined] })).toBe(
+    '{"a":18446744073709551616,"b":"x","c":[1.5,null,null]}',
+  )
+  expect(() => writeExact(cyclic)).toThrow(/circular/)
+})
+
+const cyclic: Record<string, unknown> = {}
+cyclic['self'] = cyclic
+
+test('an id of any size goes through the database into a handler’s schema', async () => {
+  const stage = await addStage(db.pool)
+  const worker = await addWorker(db.pool, [stage])
+  const payload = z.object({ small: z.coerce.bigint(), large: z.coerce.bigint() })
+  await submit(db.pool, { name: stage, payload } as never, { small: 7n, large: 2n ** 63n - 1n } as never)
+  const answer = await exchange(db.pool, {
+    workerId: worker,
+    doneIds: [],
+    doneFences: [],
+    endings: null,
+    children: null,
+    notes: null,
+    stages: [stage],
+    limits: [1],
+    runId: null,
+    promote: false,
+    wakeMs: null,
+  })
+  const received = parsePayload({ name: stage, payload } as never, parseExact(answer.claimed[0]![4]))
+  expect(received).toEqual({ small: 7n, large: 9223372036854775807n })
+})

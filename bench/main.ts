@@ -63,7 +63,7 @@ async function compare(
       const name = `${workload.id} ${round}/${repeats}  ${record.label}${record.setting === null ? '' : `, ${record.setting}`}`
       const began = performance.now()
       try {
-        const measurement = await runCell(server, workload, cell, limitOf(cell))
+        const measurement = await runCell(server, workload, cell, limitOf(cell), interrupted)
         record.samples.push(measurement)
         const { figure, unit } = workload.shown[0]!
         const took = `${number((performance.now() - began) / 1000)} s`
@@ -118,9 +118,10 @@ function sayWhatIsMeasuredOn(run: RunRecord, options: Options): void {
 }
 
 async function measure(options: Options): Promise<boolean> {
-  // Ctrl-C ends the cell under way, which is in the same process group; the server has to be stopped by us.
+  // However we are told to end: the cell under way is ended, and the server, which has a session of its own, is stopped.
   const interrupted = new AbortController()
-  process.once('SIGINT', () => interrupted.abort())
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+    process.once(signal, () => interrupted.abort())
   const server = await startServer()
   const run: RunRecord = {
     at: new Date().toISOString(),
@@ -149,7 +150,7 @@ async function measure(options: Options): Promise<boolean> {
     say(
       `${cells.length - failed.length} of ${cells.length} cells: nothing lost, nothing twice. ${failed.length} failed.`,
     )
-  return failed.length === 0
+  return failed.length === 0 && !interrupted.signal.aborted
 }
 
 function list(options: Options): void {

@@ -16,12 +16,14 @@ export async function runCell(
   workload: Workload,
   { contender, parameters }: Cell,
   limitMs: number,
+  interrupted: AbortSignal,
 ): Promise<Measurement> {
   const url = await server.freshDatabase()
   try {
     const output = await runProgram(
       [contender.name, workload.name, url, String(server.postmaster), JSON.stringify(parameters)],
       limitMs,
+      interrupted,
     )
     return JSON.parse(output.trim().split('\n').at(-1) ?? '') as Measurement
   } finally {
@@ -29,7 +31,7 @@ export async function runCell(
   }
 }
 
-function runProgram(args: readonly string[], limitMs: number): Promise<string> {
+function runProgram(args: readonly string[], limitMs: number, stop: AbortSignal): Promise<string> {
   const child = spawn(
     process.execPath,
     [
@@ -39,7 +41,7 @@ function runProgram(args: readonly string[], limitMs: number): Promise<string> {
       program,
       ...args,
     ],
-    { stdio: ['ignore', 'pipe', 'pipe'], timeout: limitMs, killSignal: 'SIGKILL' },
+    { stdio: ['ignore', 'pipe', 'pipe'], timeout: limitMs, killSignal: 'SIGKILL', signal: stop },
   )
   let output = ''
   let said = ''

@@ -4,7 +4,7 @@
  * The peers have a package of their own, bench/package.json, which nobody else needs: it is installed here, on demand.
  * Where that is not possible the run goes on without them and says so.
  */
-import { spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { ensureInstall, installPackages, pinnedEnvironment, repository } from './ensure-install.mjs'
 
@@ -15,8 +15,10 @@ const needsPeers = !['--without-peers', '--help', '-h', '--list'].some((flag) =>
 const how = ['install', '--no-save', '--omit=optional', '--ignore-scripts']
 const missing = needsPeers && !installPackages(join(repository, 'bench'), 'the peers of the benchmark', how)
 const flags = ['--conditions=development', '--disable-warning=ExperimentalWarning']
-process.exitCode =
-  spawnSync(node, [...flags, join(repository, 'bench', 'main.ts'), ...given], {
-    stdio: 'inherit',
-    env: { ...pinnedEnvironment(), LEASEHOLD_BENCH_WITHOUT_PEERS: missing ? '1' : '' },
-  }).status ?? 1
+const child = spawn(node, [...flags, join(repository, 'bench', 'main.ts'), ...given], {
+  stdio: 'inherit',
+  env: { ...pinnedEnvironment(), LEASEHOLD_BENCH_WITHOUT_PEERS: missing ? '1' : '' },
+})
+// It has a server to stop before it ends.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal))
+child.once('exit', (code) => (process.exitCode = code ?? 1))

@@ -323,6 +323,25 @@ create table leasehold.run_ledger (
 );
 CREATE INDEX run_ledger_by_run ON leasehold.run_ledger USING btree (run_id, stage);
 
+create table leasehold.schedule_firings (
+  schedule text not null,
+  slot timestamp with time zone not null,
+  last_slot timestamp with time zone,
+  slots integer,
+  outcome text not null,
+  reason text,
+  task_id bigint,
+  due_at timestamp with time zone,
+  recorded_at timestamp with time zone not null,
+  recorded_by text not null,
+  scheduler_id uuid,
+  constraint slot_once_per_schedule PRIMARY KEY (schedule, slot),
+  constraint firing_has_a_task_or_a_reason CHECK ((((outcome = 'fired'::text) AND (task_id IS NOT NULL)) OR ((outcome = 'skipped'::text) AND (task_id IS NULL) AND (reason IS NOT NULL)))),
+  constraint firing_outcome_is_known CHECK ((outcome = ANY (ARRAY['fired'::text, 'skipped'::text]))),
+  constraint firing_range_is_skipped_and_ordered CHECK (((last_slot IS NULL) OR ((outcome = 'skipped'::text) AND (last_slot >= slot))))
+);
+CREATE INDEX schedule_firings_by_time ON leasehold.schedule_firings USING btree (recorded_at);
+
 create table leasehold.scheduled (
   run_at timestamp with time zone not null,
   task_id bigint not null,
@@ -333,6 +352,63 @@ create table leasehold.scheduled (
   constraint scheduled_once_per_task PRIMARY KEY (task_id)
 ) with (vacuum_truncate=off);
 CREATE INDEX scheduled_by_due_time ON leasehold.scheduled USING btree (stage, run_at);
+
+create table leasehold.schedulers (
+  id uuid not null,
+  host text not null,
+  pid integer,
+  version text,
+  poll_ms integer not null,
+  started_at timestamp with time zone not null,
+  ticked_at timestamp with time zone not null,
+  ticks bigint default 0 not null,
+  stopped_at timestamp with time zone,
+  constraint schedulers_pkey PRIMARY KEY (id),
+  constraint scheduler_poll_is_positive CHECK ((poll_ms > 0))
+) with (fillfactor=50);
+
+create table leasehold.schedules (
+  name text not null,
+  stage text not null,
+  cron text,
+  every interval,
+  anchor timestamp with time zone default '1970-01-01 00:00:00+00'::timestamp with time zone not null,
+  zone text default 'UTC'::text not null,
+  payload jsonb default '{}'::jsonb not null,
+  priority smallint,
+  key text,
+  catch_up text default 'one'::text not null,
+  jitter interval default '00:00:00'::interval not null,
+  enabled boolean default true not null,
+  owner text default 'sql'::text not null,
+  created_at timestamp with time zone default leasehold.clock() not null,
+  updated_at timestamp with time zone default leasehold.clock() not null,
+  revision bigint default 1 not null,
+  since timestamp with time zone default leasehold.clock() not null,
+  next_slot timestamp with time zone,
+  next_at timestamp with time zone,
+  planned_at timestamp with time zone,
+  problem text,
+  problem_at timestamp with time zone,
+  constraint schedules_pkey PRIMARY KEY (name),
+  constraint schedule_anchor_is_a_whole_second CHECK (((anchor > '-infinity'::timestamp with time zone) AND (anchor < 'infinity'::timestamp with time zone) AND ((EXTRACT(epoch FROM anchor) % (1)::numeric) = (0)::numeric))),
+  constraint schedule_catch_up_is_known CHECK ((catch_up = ANY (ARRAY['skip'::text, 'one'::text, 'all'::text]))),
+  constraint schedule_cron_has_five_fields CHECK (((cron ~ '^\s*(@[A-Za-z]+|[-0-9A-Za-z*,/#?+]+(\s+[-0-9A-Za-z*,/#?+]+){4})\s*$'::text) AND (length(cron) <= 500))),
+  constraint schedule_every_is_1_s_to_366_days CHECK (((every >= '00:00:01'::interval) AND (every <= '366 days'::interval))),
+  constraint schedule_every_is_whole_seconds_without_months CHECK (((EXTRACT(month FROM every) = (0)::numeric) AND (EXTRACT(year FROM every) = (0)::numeric) AND ((EXTRACT(epoch FROM every) % (1)::numeric) = (0)::numeric))),
+  constraint schedule_has_cron_or_every CHECK (((cron IS NULL) <> (every IS NULL))),
+  constraint schedule_jitter_is_up_to_a_day CHECK ((((jitter >= '00:00:00'::interval) AND (jitter <= '1 day'::interval)) AND (EXTRACT(month FROM jitter) = (0)::numeric))),
+  constraint schedule_key_is_1_to_200_characters CHECK (((length(key) >= 1) AND (length(key) <= 200))),
+  constraint schedule_name_is_plain CHECK ((name ~ '^[a-z][a-z0-9_.-]{0,47}$'::text)),
+  constraint schedule_owner_is_known CHECK ((owner = ANY (ARRAY['manifest'::text, 'cli'::text, 'sql'::text]))),
+  constraint schedule_payload_is_at_most_1_mib CHECK ((pg_column_size(payload) <= 1048576)),
+  constraint schedule_priority_is_0_to_9 CHECK (((priority >= 0) AND (priority <= 9))),
+  constraint schedule_stage_is_plain CHECK ((stage ~ '^[a-z][a-z0-9_.-]{0,47}$'::text))
+) with (fillfactor=70);
+CREATE INDEX schedules_by_due_time ON leasehold.schedules USING btree (next_at) WHERE (enabled AND (next_slot IS NOT NULL));
+CREATE INDEX schedules_by_plan ON leasehold.schedules USING btree (planned_at) WHERE enabled;
+CREATE INDEX schedules_unplanned ON leasehold.schedules USING btree (name) WHERE (enabled AND (next_slot IS NULL));
+CREATE TRIGGER schedule_edited BEFORE INSERT OR UPDATE OF name, stage, cron, every, anchor, zone, payload, priority, key, catch_up, jitter, enabled, owner ON leasehold.schedules FOR EACH ROW EXECUTE FUNCTION leasehold.schedule_edited();
 
 create table leasehold.sleepers (
   stage text not null,
@@ -747,6 +823,72 @@ create view leasehold.run_progress as
    FROM leasehold.run_ledger l
   GROUP BY run_id, stage;
 
+create view leasehold.schedule_health as
+ SELECT s.name AS schedule,
+        CASE
+            WHEN (NOT s.enabled) THEN 'disabled'::text
+            WHEN (s.problem IS NOT NULL) THEN 'broken'::text
+            WHEN (s.next_at < (leasehold.clock() - '00:02:00'::interval)) THEN 'late'::text
+            WHEN ((s.next_slot IS NULL) AND (s.since < (leasehold.clock() - '00:02:00'::interval))) THEN 'late'::text
+            WHEN (s.next_slot IS NULL) THEN 'not planned yet'::text
+            WHEN (f.reason = 'unknown_stage'::text) THEN 'skipped'::text
+            WHEN (leasehold.final_outcome(f.task_id) = 'dead'::text) THEN 'failed'::text
+            ELSE 'ok'::text
+        END AS status,
+    s.stage,
+    s.cron,
+    s.every,
+    s.anchor,
+    s.zone,
+    s.catch_up,
+    s.jitter,
+    s.enabled,
+    s.owner,
+    s.key,
+    s.priority,
+    s.next_slot,
+    s.next_at,
+    GREATEST((leasehold.clock() - COALESCE(s.next_at, s.since)), '00:00:00'::interval) AS late_by,
+    COALESCE(f.last_slot, f.slot) AS last_slot,
+    f.outcome AS last_outcome,
+    f.reason AS last_reason,
+    f.recorded_at AS last_at,
+    f.task_id AS last_task_id,
+        CASE
+            WHEN (f.task_id IS NOT NULL) THEN COALESCE(leasehold.final_outcome(f.task_id), 'unfinished'::text)
+            ELSE NULL::text
+        END AS last_task_state,
+    s.problem,
+    s.created_at,
+    s.updated_at
+   FROM (leasehold.schedules s
+     LEFT JOIN LATERAL ( SELECT x.slot,
+            x.last_slot,
+            x.outcome,
+            x.reason,
+            x.task_id,
+            x.recorded_at
+           FROM leasehold.schedule_firings x
+          WHERE (x.schedule = s.name)
+          ORDER BY x.slot DESC
+         LIMIT 1) f ON (true));
+
+create view leasehold.scheduler_health as
+ SELECT id AS scheduler_id,
+    host,
+    pid,
+    version,
+        CASE
+            WHEN (stopped_at IS NOT NULL) THEN 'stopped'::text
+            WHEN (ticked_at < (leasehold.clock() - GREATEST((((poll_ms * 3))::double precision * '00:00:00.001'::interval), '00:00:30'::interval))) THEN 'dead'::text
+            ELSE 'live'::text
+        END AS status,
+    started_at,
+    ticked_at AS last_seen,
+    (leasehold.clock() - ticked_at) AS silent,
+    ticks
+   FROM leasehold.schedulers c;
+
 create view leasehold.stage_health as
  SELECT s.name AS stage,
         CASE
@@ -1022,6 +1164,130 @@ begin
     (v_last_position, v_xid, v_now, pg_postmaster_start_time(), false);
   delete from leasehold.floor_probes p where p.id <= v_probe.id;
   return v_raised;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.advance_schedules(p_plans jsonb, p_by text DEFAULT 'scheduler'::text, p_scheduler uuid DEFAULT NULL::uuid)
+ RETURNS TABLE(schedule text, recorded jsonb)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := leasehold.clock();
+  v_held text[];
+  v_names text[];
+  v_slots timestamptz[];
+  v_extras boolean[];
+  v_ids bigint[];
+  v_recorded jsonb;
+  v_skipped jsonb;
+begin
+  perform leasehold.require_read_committed('firing schedules');
+  select array_agg(h.name) into v_held from (
+    select s.name
+    from jsonb_to_recordset(p_plans) as p(name text, revision bigint, expected bigint, fire bigint[])
+    join leasehold.schedules s on s.name = p.name
+    where s.revision = p.revision and leasehold.epoch_ms(s.next_slot) is not distinct from p.expected
+      and (s.enabled or p_by = 'command')
+      and not exists (select from unnest(p.fire) as f(slot) where f.slot > leasehold.epoch_ms(v_now))
+    order by s.name for update of s skip locked
+  ) h;
+  if v_held is null then
+    return;
+  end if;
+
+  select array_agg(w.name order by w.name, w.slot), array_agg(w.slot order by w.name, w.slot),
+    array_agg(w.extra order by w.name, w.slot), array_agg(w.id order by w.name, w.slot)
+  into v_names, v_slots, v_extras, v_ids
+  from (
+    select p.name, to_timestamp(f.slot / 1000.0) as slot, coalesce(p.extra, false) as extra,
+      nextval('leasehold.tasks_id_seq') as id
+    from jsonb_to_recordset(p_plans) as p(name text, fire bigint[], extra boolean)
+    cross join lateral unnest(p.fire) as f(slot)
+    where p.name = any (v_held)
+  ) w;
+
+  if v_names is not null then
+    -- Keys first, under the ids the tasks will have: whoever gets none leaves a skip instead of a task.
+    insert into leasehold.task_keys (stage, key, task_id)
+    select s.stage, s.key, w.id
+    from unnest(v_names, v_slots, v_ids) as w(name, slot, id) join leasehold.schedules s on s.name = w.name
+    where s.key is not null
+      and exists (select from leasehold.stages t where t.name = s.stage)
+      and not exists (select from leasehold.schedule_firings f where f.schedule = w.name and f.slot = w.slot)
+    order by s.stage, s.key, w.slot
+    on conflict on constraint key_once_per_unfinished_task do nothing;
+
+    with judged as (
+      select w.name, w.slot, w.id, w.extra, s.jitter, t.paused_until > v_now as paused,
+        case when t.name is null then 'unknown_stage' when s.key is not null and k.task_id is null then 'key_held' end as refusal
+      from unnest(v_names, v_slots, v_extras, v_ids) as w(name, slot, extra, id)
+      join leasehold.schedules s on s.name = w.name
+      left join leasehold.stages t on t.name = s.stage
+      left join leasehold.task_keys k on k.task_id = w.id
+    ), written as (
+      insert into leasehold.schedule_firings as f (
+        schedule, slot, slots, outcome, reason, task_id, due_at, recorded_at, recorded_by, scheduler_id)
+      select j.name, j.slot, 1, case when j.refusal is null then 'fired' else 'skipped' end,
+        coalesce(j.refusal, case when j.extra then 'extra' when j.paused then 'stage_paused' end),
+        case when j.refusal is null then j.id end,
+        case when j.extra then v_now else leasehold.schedule_due(j.name, j.slot, j.jitter) end, v_now, p_by, p_scheduler
+      from judged j
+      on conflict on constraint slot_once_per_schedule do nothing
+      returning f.schedule, f.slot, f.outcome, f.reason, f.task_id
+    )
+    select jsonb_agg(to_jsonb(w) || jsonb_build_object('task_id', w.task_id::text) order by w.schedule, w.slot)
+    into v_recorded from written w;
+
+    -- A slot that another one has fired meanwhile gives back the key it has just taken.
+    delete from leasehold.task_keys k using unnest(v_ids) as i(id)
+    where k.task_id = i.id and not exists (
+      select from jsonb_to_recordset(v_recorded) as r(task_id bigint) where r.task_id = i.id);
+
+    insert into leasehold.tasks (id, stage, payload, priority, key, title, meta)
+    overriding system value
+    select r.task_id, s.stage, s.payload, s.priority, s.key, r.schedule || ' ' || x.slot,
+      jsonb_build_object('schedule', r.schedule, 'slot', x.slot)
+    from jsonb_to_recordset(v_recorded) as r(schedule text, slot timestamptz, task_id bigint)
+    join leasehold.schedules s on s.name = r.schedule
+    cross join lateral (select to_char(r.slot at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as slot) x
+    where r.task_id is not null
+    order by r.task_id;
+  end if;
+
+  with written as (
+    insert into leasehold.schedule_firings as f (
+      schedule, slot, last_slot, slots, outcome, reason, due_at, recorded_at, recorded_by, scheduler_id)
+    select p.name, to_timestamp(p.skip_first / 1000.0), nullif(to_timestamp(p.skip_last / 1000.0), to_timestamp(p.skip_first / 1000.0)),
+      p.skip_count, 'skipped', 'missed', s.next_at, v_now, p_by, p_scheduler
+    from jsonb_to_recordset(p_plans) as p(name text, skip_first bigint, skip_last bigint, skip_count integer)
+    join leasehold.schedules s on s.name = p.name
+    where p.name = any (v_held) and p.skip_first is not null
+    on conflict on constraint slot_once_per_schedule do nothing
+    returning f.schedule, f.slot, f.last_slot, f.slots, f.outcome, f.reason
+  )
+  select jsonb_agg(to_jsonb(w)) into v_skipped from written w;
+
+  update leasehold.schedules s set
+    next_slot = case when s.enabled then to_timestamp(p.next / 1000.0) end,
+    next_at = case when s.enabled and p.problem is null
+      then leasehold.schedule_due(s.name, to_timestamp(p.next / 1000.0), s.jitter)
+      else v_now + interval '1 minute' end,
+    planned_at = v_now, problem = left(p.problem, 1000), problem_at = case when p.problem is not null then v_now end
+  from jsonb_to_recordset(p_plans) as p(name text, next bigint, problem text)
+  where s.name = p.name and p.name = any (v_held);
+
+  return query
+  select h.name, coalesce(jsonb_agg(r.one) filter (where r.one is not null), '[]')
+  from unnest(v_held) as h(name)
+  left join jsonb_array_elements(coalesce(v_recorded, '[]') || coalesce(v_skipped, '[]')) as r(one)
+    on r.one ->> 'schedule' = h.name
+  group by h.name;
 end
 $function$;
 
@@ -1979,6 +2245,12 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.epoch_ms(p_at timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+RETURN (floor((EXTRACT(epoch FROM p_at) * (1000)::numeric)))::bigint;
+
 CREATE OR REPLACE FUNCTION leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer)
  RETURNS TABLE(task_id bigint, fence bigint, stage text, attempt smallint, payload text, extra text)
  LANGUAGE plpgsql
@@ -2694,6 +2966,57 @@ AS $function$
     when p.quiet_from < p.quiet_until then t.local >= p.quiet_from and t.local < p.quiet_until
     else t.local >= p.quiet_from or t.local < p.quiet_until end, false)
   from leasehold.alert_policy p cross join lateral (select (p_at at time zone leasehold.alert_zone())::time as local) t
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.late_schedules()
+ RETURNS TABLE(kind text, subject text, summary text, details jsonb)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  with scheduler as (
+    select bool_or(h.status = 'live') as live, max(h.last_seen) as last_seen from leasehold.scheduler_health h
+  ), settled as (
+    select leasehold.release_grace_until(interval '1 minute') < leasehold.clock() as yes
+  ), enabled as (
+    select s.*, f.outcome, f.reason, f.slot, f.recorded_by,
+      coalesce(s.next_at, s.since) < leasehold.clock() - interval '5 minutes' as late
+    from leasehold.schedules s
+    left join lateral (
+      select x.outcome, x.reason, x.slot, x.recorded_by from leasehold.schedule_firings x
+      where x.schedule = s.name and x.recorded_by <> 'edit' order by x.slot desc limit 1) f on true
+    where s.enabled
+  ), orphaned as (
+    select e.* from enabled e
+    where not coalesce((select live from scheduler), false) and e.recorded_by is distinct from 'command'
+  )
+  select 'schedule_missed', 'scheduler',
+    'no scheduler is running: ' || count(*) || case when count(*) = 1 then ' schedule waits' else ' schedules wait' end,
+    jsonb_build_object('problem', 'no_scheduler', 'schedules', count(*), 'late', count(*) filter (where o.late),
+      'last_seen', (select last_seen from scheduler), 'first', (array_agg(o.name order by o.next_at, o.name))[1:20])
+  from orphaned o
+  where o.since < leasehold.clock() - interval '2 minutes' and (select yes from settled)
+  having count(*) > 0
+  union all
+  select 'schedule_missed', e.name, x.summary,
+    jsonb_build_object('problem', x.problem, 'schedule', e.name, 'stage', e.stage, 'slot', coalesce(e.next_slot, e.slot),
+      'due_at', e.next_at, 'late_s', case when e.late then round(extract(epoch from leasehold.clock() - coalesce(e.next_at, e.since))::numeric, 1) end,
+      'reason', e.problem)
+  from enabled e
+  cross join lateral (
+    select 'cannot_fire' as problem, 'schedule ' || e.name || ' cannot fire: ' || left(e.problem, 300) as summary
+    where e.problem is not null
+    union all
+    select 'late', 'schedule ' || e.name || ' should have fired at '
+      || to_char(coalesce(e.next_at, e.since) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"') || ' and did not'
+    where e.problem is null and e.late and (select yes from settled)
+      and not exists (select from orphaned o where o.name = e.name)
+    union all
+    select 'unknown_stage', 'schedule ' || e.name || ' fires for stage ' || e.stage || ', which is not known'
+    where e.problem is null and e.reason = 'unknown_stage'
+      and not exists (select from leasehold.stages t where t.name = e.stage)
+    limit 1
+  ) x
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.leave(worker_id uuid, reason text DEFAULT 'graceful-shutdown'::text)
@@ -3869,6 +4192,114 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.schedule_due(p_schedule text, p_slot timestamp with time zone, p_jitter interval)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+RETURN CASE WHEN (p_jitter = '00:00:00'::interval) THEN p_slot ELSE (p_slot + make_interval(secs => (trunc((((((('x'::text || "left"(md5(((p_schedule || ' '::text) || (EXTRACT(epoch FROM p_slot))::bigint)), 8)))::bit(32))::bigint)::numeric / 4294967296.0) * EXTRACT(epoch FROM p_jitter)), 3))::double precision)) END;
+
+CREATE OR REPLACE FUNCTION leasehold.schedule_edited()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_switched boolean;
+begin
+  begin
+    perform v_now at time zone new.zone;
+  exception when invalid_parameter_value then
+    raise exception '% is no time zone', quote_literal(left(new.zone, 100))
+      using errcode = 'invalid_parameter_value', hint = 'Names are IANA''s, such as Europe/London: select name from pg_timezone_names.';
+  end;
+  new.updated_at := v_now;
+  if tg_op = 'INSERT' then
+    new.created_at := v_now; new.since := v_now; new.revision := 1;
+    new.next_slot := null; new.next_at := null; new.planned_at := null; new.problem := null; new.problem_at := null;
+    return new;
+  end if;
+  if new.name <> old.name then
+    raise exception 'schedule % cannot be renamed', quote_literal(old.name)
+      using errcode = 'feature_not_supported', hint = 'Its history goes by its name: delete it and insert another one.';
+  end if;
+  v_switched := new.enabled <> old.enabled;
+  if v_switched or (new.cron, new.every, new.anchor, new.zone, new.jitter)
+      is distinct from (old.cron, old.every, old.anchor, old.zone, old.jitter) then
+    if old.enabled and old.next_slot <= v_now then
+      insert into leasehold.schedule_firings (schedule, slot, last_slot, outcome, reason, due_at, recorded_at, recorded_by)
+      values (old.name, old.next_slot, v_now, 'skipped', case when v_switched then 'disabled' else 'changed' end,
+        old.next_at, v_now, 'edit')
+      on conflict on constraint slot_once_per_schedule do nothing;
+    elsif new.enabled and v_switched then
+      insert into leasehold.schedule_firings (schedule, slot, last_slot, outcome, reason, recorded_at, recorded_by)
+      values (old.name, old.since, v_now, 'skipped', 'disabled', v_now, 'edit')
+      on conflict on constraint slot_once_per_schedule do nothing;
+    end if;
+    new.since := v_now; new.next_slot := null; new.next_at := null; new.planned_at := null;
+    new.problem := null; new.problem_at := null;
+    new.revision := old.revision + 1;
+  elsif new.catch_up <> old.catch_up then
+    new.revision := old.revision + 1;
+  end if;
+  return new;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.schedule_facts(p_schedule leasehold.schedules)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+RETURN jsonb_build_object('name', (p_schedule).name, 'revision', (p_schedule).revision, 'enabled', (p_schedule).enabled, 'cron', (p_schedule).cron, 'every_ms', (floor((EXTRACT(epoch FROM (p_schedule).every) * (1000)::numeric)))::bigint, 'anchor', leasehold.epoch_ms((p_schedule).anchor), 'zone', (p_schedule).zone, 'catch_up', (p_schedule).catch_up, 'jitter_ms', (floor((EXTRACT(epoch FROM (p_schedule).jitter) * (1000)::numeric)))::bigint, 'next_slot', leasehold.epoch_ms((p_schedule).next_slot), 'since', leasehold.epoch_ms((p_schedule).since));
+
+CREATE OR REPLACE FUNCTION leasehold.scheduler_leave(p_scheduler uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  update leasehold.schedulers c set stopped_at = leasehold.clock() where c.id = p_scheduler;
+  return found;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.scheduler_tick(p_scheduler uuid, p_host text, p_pid integer, p_version text, p_poll_ms integer, p_limit integer DEFAULT 500)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_due jsonb;
+  v_next timestamptz;
+begin
+  insert into leasehold.schedulers as c (id, host, pid, version, poll_ms, started_at, ticked_at, ticks)
+  values (p_scheduler, p_host, p_pid, p_version, p_poll_ms, v_now, v_now, 1)
+  on conflict (id) do update set ticked_at = v_now, ticks = c.ticks + 1, stopped_at = null;
+  select jsonb_agg(leasehold.schedule_facts(f.one) || jsonb_build_object('anew', f.anew)) into v_due
+  from (
+    (select s as one, false as anew from leasehold.schedules s
+     where s.enabled and s.next_slot is not null and s.next_at <= v_now order by s.next_at limit p_limit)
+    union all
+    (select s, false from leasehold.schedules s
+     where s.enabled and s.next_slot is null and (s.problem is null or s.problem_at < v_now - interval '10 minutes')
+     order by s.name limit p_limit)
+    union all
+    (select s, true from leasehold.schedules s
+     where s.enabled and s.planned_at > v_now + interval '1 minute' and s.next_at > v_now order by s.planned_at limit p_limit)
+  ) f;
+  if v_due is null then
+    select s.next_at into v_next from leasehold.schedules s
+    where s.enabled and s.next_slot is not null order by s.next_at limit 1;
+  end if;
+  return jsonb_build_object('now', leasehold.epoch_ms(v_now), 'due', coalesce(v_due, '[]'),
+    'wait_ms', case when v_due is not null then 0 else leasehold.epoch_ms(v_next) - leasehold.epoch_ms(v_now) end);
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.schema_version()
  RETURNS text
  LANGUAGE plpgsql
@@ -4388,6 +4819,27 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.trim_schedule_firings(p_keep interval DEFAULT '90 days'::interval, p_limit integer DEFAULT 10000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_removed integer;
+begin
+  delete from leasehold.schedulers c where c.ticked_at < leasehold.clock() - interval '7 days';
+  delete from leasehold.schedule_firings f
+  where f.ctid = any (array(
+    select x.ctid from leasehold.schedule_firings x
+    where x.recorded_at < leasehold.clock() - greatest(p_keep, interval '31 days')
+      and exists (select from leasehold.schedule_firings n where n.schedule = x.schedule and n.slot > x.slot)
+    order by x.recorded_at limit p_limit));
+  get diagnostics v_removed = row_count;
+  return v_removed;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.wake(p_stages text[])
  RETURNS void
  LANGUAGE plpgsql
@@ -4510,7 +4962,9 @@ begin
 end
 $function$;
 
+grant delete, select on table leasehold.schedules to leasehold_operator;
 grant execute on function leasehold.advance_floors(p_patience interval, p_step bigint) to leasehold_worker;
+grant execute on function leasehold.advance_schedules(p_plans jsonb, p_by text, p_scheduler uuid) to leasehold_operator;
 grant execute on function leasehold.audit() to leasehold_operator;
 grant execute on function leasehold.below_floors(p_from bigint) to leasehold_observer;
 grant execute on function leasehold.below_floors(p_from bigint) to leasehold_submitter;
@@ -4518,6 +4972,7 @@ grant execute on function leasehold.cancel_task(task_id bigint, reason text) to 
 grant execute on function leasehold.claim(worker_id uuid, stage text, max_tasks integer) to leasehold_worker;
 grant execute on function leasehold.clock() to public;
 grant execute on function leasehold.drain_slot(slot text) to leasehold_operator;
+grant execute on function leasehold.epoch_ms(p_at timestamp with time zone) to leasehold_operator;
 grant execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer) to leasehold_worker;
 grant execute on function leasehold.explain_task(task_id bigint) to leasehold_observer;
 grant execute on function leasehold.explain_task(task_id bigint) to leasehold_submitter;
@@ -4525,6 +4980,7 @@ grant execute on function leasehold.final_outcome(p_task_id bigint) to leasehold
 grant execute on function leasehold.final_outcome(p_task_id bigint) to leasehold_submitter;
 grant execute on function leasehold.forgotten_leases() to leasehold_observer;
 grant execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) to leasehold_worker;
+grant execute on function leasehold.late_schedules() to leasehold_observer;
 grant execute on function leasehold.leave(worker_id uuid, reason text) to leasehold_worker;
 grant execute on function leasehold.monitor_silence() to leasehold_observer;
 grant execute on function leasehold.monitor_silence() to leasehold_submitter;
@@ -4546,6 +5002,9 @@ grant execute on function leasehold.retry_task(task_id bigint) to leasehold_oper
 grant execute on function leasehold.return_strays(p_worker uuid, p_known bigint[]) to leasehold_worker;
 grant execute on function leasehold.return_strays(p_worker uuid, p_known bigint[], p_known_fences bigint[]) to leasehold_worker;
 grant execute on function leasehold.run_now(task_id bigint) to leasehold_operator;
+grant execute on function leasehold.schedule_facts(p_schedule leasehold.schedules) to leasehold_operator;
+grant execute on function leasehold.scheduler_leave(p_scheduler uuid) to leasehold_operator;
+grant execute on function leasehold.scheduler_tick(p_scheduler uuid, p_host text, p_pid integer, p_version text, p_poll_ms integer, p_limit integer) to leasehold_operator;
 grant execute on function leasehold.schema_version() to leasehold_observer;
 grant execute on function leasehold.schema_version() to leasehold_worker;
 grant execute on function leasehold.set_alert_channel(p_channel text, p_change jsonb) to leasehold_operator;
@@ -4556,6 +5015,7 @@ grant execute on function leasehold.settle(worker_id uuid, task_id bigint, fence
 grant execute on function leasehold.storage_health() to leasehold_observer;
 grant execute on function leasehold.submit(stage text, payload jsonb, priority integer, run_at timestamp with time zone, key text, run_id text, title text, max_attempts integer, timeout interval, depends_on bigint[], concurrency_key text, meta jsonb, on_key_conflict text) to leasehold_submitter;
 grant execute on function leasehold.write_notes(p_worker uuid, p_notes jsonb) to leasehold_worker;
+grant insert on column leasehold.schedules.name to leasehold_operator;
 grant insert on column leasehold.tasks.concurrency_key to leasehold_submitter;
 grant insert on column leasehold.tasks.depends_on to leasehold_submitter;
 grant insert on column leasehold.tasks.key to leasehold_submitter;
@@ -4568,6 +5028,18 @@ grant insert on column leasehold.tasks.run_id to leasehold_submitter;
 grant insert on column leasehold.tasks.stage to leasehold_submitter;
 grant insert on column leasehold.tasks.timeout to leasehold_submitter;
 grant insert on column leasehold.tasks.title to leasehold_submitter;
+grant insert, update on column leasehold.schedules.anchor to leasehold_operator;
+grant insert, update on column leasehold.schedules.catch_up to leasehold_operator;
+grant insert, update on column leasehold.schedules.cron to leasehold_operator;
+grant insert, update on column leasehold.schedules.enabled to leasehold_operator;
+grant insert, update on column leasehold.schedules.every to leasehold_operator;
+grant insert, update on column leasehold.schedules.jitter to leasehold_operator;
+grant insert, update on column leasehold.schedules.key to leasehold_operator;
+grant insert, update on column leasehold.schedules.owner to leasehold_operator;
+grant insert, update on column leasehold.schedules.payload to leasehold_operator;
+grant insert, update on column leasehold.schedules.priority to leasehold_operator;
+grant insert, update on column leasehold.schedules.stage to leasehold_operator;
+grant insert, update on column leasehold.schedules.zone to leasehold_operator;
 grant select on column leasehold.tasks.id to leasehold_submitter;
 grant select on table leasehold.active_leases to leasehold_observer;
 grant select on table leasehold.alert_channels to leasehold_observer;
@@ -4590,7 +5062,10 @@ grant select on table leasehold.recent_failures to leasehold_observer;
 grant select on table leasehold.retention to leasehold_observer;
 grant select on table leasehold.run_progress to leasehold_observer;
 grant select on table leasehold.run_progress to leasehold_submitter;
+grant select on table leasehold.schedule_firings to leasehold_observer;
+grant select on table leasehold.schedule_health to leasehold_observer;
 grant select on table leasehold.scheduled to leasehold_observer;
+grant select on table leasehold.scheduler_health to leasehold_observer;
 grant select on table leasehold.stage_health to leasehold_observer;
 grant select on table leasehold.stage_samples to leasehold_observer;
 grant select on table leasehold.stages to leasehold_observer;
@@ -4606,6 +5081,7 @@ grant usage on schema leasehold to leasehold_operator;
 grant usage on schema leasehold to leasehold_submitter;
 grant usage on schema leasehold to leasehold_worker;
 revoke execute on function leasehold.advance_floors(p_patience interval, p_step bigint) from public;
+revoke execute on function leasehold.advance_schedules(p_plans jsonb, p_by text, p_scheduler uuid) from public;
 revoke execute on function leasehold.after_end(p_task_ids bigint[], p_outcome text) from public;
 revoke execute on function leasehold.alert_day(p_at timestamp with time zone) from public;
 revoke execute on function leasehold.alert_rule(p_kind text) from public;
@@ -4638,6 +5114,7 @@ revoke execute on function leasehold.end_unleased(p_task_id bigint, p_outcome te
 revoke execute on function leasehold.end_worker(p_worker uuid, p_reason text) from public;
 revoke execute on function leasehold.ensure_partitions(p_ahead integer) from public;
 revoke execute on function leasehold.enter(p_task_ids bigint[], p_failures smallint[], p_crashes smallint[], p_run_ats timestamp with time zone[], p_express boolean) from public;
+revoke execute on function leasehold.epoch_ms(p_at timestamp with time zone) from public;
 revoke execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer) from public;
 revoke execute on function leasehold.expire_deadlines(p_slack interval, p_limit integer) from public;
 revoke execute on function leasehold.explain_task(task_id bigint) from public;
@@ -4650,6 +5127,7 @@ revoke execute on function leasehold.gather_news(p_resolved bigint[]) from publi
 revoke execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) from public;
 revoke execute on function leasehold.id_rate() from public;
 revoke execute on function leasehold.is_quiet(p_at timestamp with time zone) from public;
+revoke execute on function leasehold.late_schedules() from public;
 revoke execute on function leasehold.leave(worker_id uuid, reason text) from public;
 revoke execute on function leasehold.lock_key(p_stage text, p_key text) from public;
 revoke execute on function leasehold.long_holders(p_table regclass) from public;
@@ -4697,6 +5175,11 @@ revoke execute on function leasehold.route_special(p_ids bigint[]) from public;
 revoke execute on function leasehold.route_submitted() from public;
 revoke execute on function leasehold.run_now(task_id bigint) from public;
 revoke execute on function leasehold.sample_depths(p_share real) from public;
+revoke execute on function leasehold.schedule_due(p_schedule text, p_slot timestamp with time zone, p_jitter interval) from public;
+revoke execute on function leasehold.schedule_edited() from public;
+revoke execute on function leasehold.schedule_facts(p_schedule leasehold.schedules) from public;
+revoke execute on function leasehold.scheduler_leave(p_scheduler uuid) from public;
+revoke execute on function leasehold.scheduler_tick(p_scheduler uuid, p_host text, p_pid integer, p_version text, p_poll_ms integer, p_limit integer) from public;
 revoke execute on function leasehold.schema_version() from public;
 revoke execute on function leasehold.serve_channels(p_channels text[]) from public;
 revoke execute on function leasehold.set_alert_channel(p_channel text, p_change jsonb) from public;
@@ -4715,6 +5198,7 @@ revoke execute on function leasehold.take_revocations(p_worker uuid) from public
 revoke execute on function leasehold.task_extra(p_task leasehold.tasks, p_crashes smallint) from public;
 revoke execute on function leasehold.tidy() from public;
 revoke execute on function leasehold.tidy_rows(p_limit integer) from public;
+revoke execute on function leasehold.trim_schedule_firings(p_keep interval, p_limit integer) from public;
 revoke execute on function leasehold.wake(p_stages text[]) from public;
 revoke execute on function leasehold.work_conditions() from public;
 revoke execute on function leasehold.write_message(p_channel text, p_purpose text, p_news bigint[], p_subject text, p_body text) from public;

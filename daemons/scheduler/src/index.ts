@@ -1,9 +1,7 @@
 /**
- * What others may know of the scheduler daemon: where its program is, to start it as a process.
+ * The scheduler's public face: starting one, and one turn of it.
+ *
+ * Daemons are not imported by one another; tests, the CLI and main.ts import from here.
  */
-
-/** The daemon's program. */
-export const schedulerEntry: URL = new URL(
-  import.meta.url.endsWith('.ts') ? './main.ts' : './main.js',
-  import.meta.url,
-)
+export { type Log, type Scheduler, type SchedulerOptions, startScheduler } from './scheduler.ts'
+export { type Turn, tick } from './tick.ts'

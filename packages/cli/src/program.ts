@@ -16,6 +16,7 @@ import { addDoctor } from './commands/doctor.ts'
 import { addDrain } from './commands/drain.ts'
 import { addHousekeeping } from './commands/housekeeping.ts'
 import { addRetention } from './commands/retention.ts'
+import { addSchedules } from './commands/schedules.ts'
 import { addStageCommands, addStageVerbs } from './commands/stages.ts'
 import { addStart } from './commands/start.ts'
 import { addStatus } from './commands/status.ts'
@@ -90,6 +91,7 @@ function createProgram(context: Context): Command {
   addHousekeeping(program, context)
   addRetention(program, context)
   program.commandsGroup('Do:')
+  addSchedules(program, context)
   addSubmit(program, context)
   addTaskVerbs(program, context)
   addStageVerbs(program, context)

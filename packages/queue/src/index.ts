@@ -39,6 +39,7 @@ export {
   takeTurn,
 } from './housekeeping.ts'
 export * from './reads/index.ts'
+export * from './schedules.ts'
 export {
   type PlannedRange,
   type Retention,

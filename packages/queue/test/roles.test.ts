@@ -26,6 +26,22 @@ const contract = [
   'timeout',
   'title',
 ]
+/** What an operator edits of a schedule; the rest is the program's. */
+const editable = [
+  'anchor',
+  'catch_up',
+  'cron',
+  'enabled',
+  'every',
+  'jitter',
+  'key',
+  'name',
+  'owner',
+  'payload',
+  'priority',
+  'stage',
+  'zone',
+]
 const views = [
   'active_leases',
   'database_health',
@@ -125,26 +141,32 @@ describe('by the catalogs', () => {
     expect(others).toEqual([])
   })
 
-  test.each(roles)('a %s writes no table, but for the contract’s columns of tasks', async (role) => {
-    const written = await names(`
+  test.each(roles)(
+    'a %s writes no table, but for the contract’s columns of tasks and an operator’s schedules',
+    async (role) => {
+      const written = await names(`
       select c.relname || ' ' || p.privilege as name
       from pg_class c, unnest(array['insert', 'update', 'delete', 'truncate', 'trigger']) as p(privilege)
       where c.relnamespace = 'leasehold'::regnamespace and c.relkind in ('r', 'p', 'v')
         and has_table_privilege('leasehold_${role}', c.oid, p.privilege)`)
-    expect(written).toEqual([])
-    const columns = await names(`
+      expect(written).toEqual(role === 'operator' ? ['schedules delete'] : [])
+      const columns = await names(`
       select c.relname || '.' || a.attname as name from pg_attribute a join pg_class c on c.oid = a.attrelid
       where c.relnamespace = 'leasehold'::regnamespace and c.relkind in ('r', 'p', 'v') and a.attnum > 0 and not a.attisdropped
         and (has_column_privilege('leasehold_${role}', c.oid, a.attnum, 'insert')
           or has_column_privilege('leasehold_${role}', c.oid, a.attnum, 'update'))
       order by 1`)
-    expect(columns).toEqual(role === 'observer' ? [] : contract.map((name) => `tasks.${name}`))
-    const sequences = await names(`
+      expect(columns).toEqual([
+        ...(role === 'operator' ? editable.map((name) => `schedules.${name}`) : []),
+        ...(role === 'observer' ? [] : contract.map((name) => `tasks.${name}`)),
+      ])
+      const sequences = await names(`
       select c.relname as name from pg_class c
       where c.relnamespace = 'leasehold'::regnamespace and case when c.relkind = 'S'
         then has_sequence_privilege('leasehold_${role}', c.oid, 'usage, update') end`)
-    expect(sequences).toEqual([])
-  })
+      expect(sequences).toEqual([])
+    },
+  )
 
   test.each(roles)('a %s reads no payload from the table', async (role) => {
     const { rows } = await db.query<{ may: boolean }>(

@@ -12,7 +12,7 @@ import { zoneProblem } from './zone.ts'
 /** What a timing is made from: exactly one of `cron` and `everyMs`. */
 export interface TimingInput {
   readonly cron: string | null
-  /** Whole seconds, in milliseconds: 1 s to 400 days. */
+  /** Whole seconds, in milliseconds: 1 s to 366 days. */
   readonly everyMs: number | null
   /** IANA name; matters to cron expressions and to how moments are shown. */
   readonly zone: string
@@ -40,7 +40,7 @@ export interface IntervalTiming {
 
 export type Timing = CronTiming | IntervalTiming
 
-export const longestIntervalMs: number = 400 * 86_400_000
+export const longestIntervalMs: number = 366 * 86_400_000
 
 /** A moment to judge expressions from; one that never matches from here on never matches at all. */
 const sample = Date.UTC(2026, 0, 1)
@@ -65,7 +65,7 @@ export function parseTiming(input: TimingInput): Timing {
 
 function intervalProblems(everyMs: number): ConfigProblem[] {
   const fits = Number.isInteger(everyMs / 1_000) && everyMs >= 1_000 && everyMs <= longestIntervalMs
-  const problem = `${everyMs} ms is no interval: it must be whole seconds, from 1 s to 400 days`
+  const problem = `${everyMs} ms is no interval: it must be whole seconds, from 1 s to 366 days`
   return fits ? [] : [{ name: 'everyMs', problem }]
 }
 

@@ -13,7 +13,7 @@ import { type Settings, parseSettings, secretNames, settingNames } from './setti
 export type Environment = Readonly<Record<string, string | undefined>>
 
 /** Which program reads; it decides which settings must be there, not which are checked. */
-export type ConfigReader = 'cli' | 'runner' | 'monitor' | 'control'
+export type ConfigReader = 'cli' | 'runner' | 'monitor' | 'scheduler' | 'control'
 
 export interface SmtpConfig {
   readonly host: string
@@ -37,6 +37,7 @@ export interface Config {
     readonly runFilter: string | null
     readonly agent: string | null
   }
+  readonly scheduler: { readonly pollMs: number }
   readonly monitor: { readonly intervalMs: number; readonly alertEmails: readonly string[] }
   readonly smtp: SmtpConfig | null
   /** The other channels of alerts, and who is told that a monitor looks. */
@@ -195,6 +196,7 @@ function shape(s: Settings): Config {
       runFilter: s.RUN_FILTER_ID ?? null,
       agent: s.AGENT_ID ?? null,
     },
+    scheduler: { pollMs: s.LEASEHOLD_SCHEDULER_POLL_MS },
     monitor: {
       intervalMs: s.HEARTBEAT_MONITOR_INTERVAL * 1_000,
       alertEmails: s.HEARTBEAT_MONITOR_ALERT_EMAIL ?? [],

@@ -85,6 +85,7 @@ export interface Settings {
   readonly SLOT_ID?: string | undefined
   readonly RUN_FILTER_ID?: string | undefined
   readonly AGENT_ID?: string | undefined
+  readonly LEASEHOLD_SCHEDULER_POLL_MS: number
   /** Seconds. */
   readonly HEARTBEAT_MONITOR_INTERVAL: number
   readonly HEARTBEAT_MONITOR_ALERT_EMAIL?: readonly string[] | undefined
@@ -132,6 +133,8 @@ const schema = z.object({
   SLOT_ID: name(100).optional(),
   RUN_FILTER_ID: text.max(200, 'must have at most 200 characters').optional(),
   AGENT_ID: name(100).optional(),
+
+  LEASEHOLD_SCHEDULER_POLL_MS: milliseconds(100, 30_000).default(5_000),
 
   HEARTBEAT_MONITOR_INTERVAL: whole('seconds', 1, 3_600).default(60),
   HEARTBEAT_MONITOR_ALERT_EMAIL: emails.optional(),

@@ -32,6 +32,7 @@ test('an empty environment gives the documented defaults', () => {
       runFilter: null,
       agent: null,
     },
+    scheduler: { pollMs: 5_000 },
     monitor: { intervalMs: 60_000, alertEmails: [] },
     smtp: null,
     alerts: { telegram: null, webhook: null, command: null, pingUrl: null },

@@ -1,5 +1,5 @@
 /**
- * `leasehold runner` and `leasehold monitor`: this process becomes the daemon.
+ * `leasehold runner`, `leasehold monitor` and `leasehold scheduler`: this process becomes the daemon.
  *
  * Only translates options; the daemon reads the environment, checks its configuration and decides.
  */
@@ -8,7 +8,7 @@ import type { Context } from '../context.ts'
 import { exitCodes, type ExitCode } from '../exit-codes.ts'
 import { wholeNumber } from '../options.ts'
 import { become } from '../processes/become.ts'
-import { monitorEntry, runnerEntry } from '../processes/entries.ts'
+import { monitorEntry, runnerEntry, schedulerEntry } from '../processes/entries.ts'
 
 interface RunnerOptions {
   readonly config?: string
@@ -40,6 +40,12 @@ export function addDaemonCommands(program: Command, context: Context): void {
     .description('watch: release what dead workers hold, notice what is wrong, send mail (see SMTP_*)')
     .action(async () => {
       context.exitCode = toExitCode(await become(monitorEntry, [], context.environment))
+    })
+  program
+    .command('scheduler')
+    .description('fire schedules; any number may run, each slot is fired once')
+    .action(async () => {
+      context.exitCode = toExitCode(await become(schedulerEntry, [], context.environment))
     })
 }
 

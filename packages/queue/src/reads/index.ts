@@ -24,6 +24,16 @@ export {
   listRuns,
   runProgress,
 } from './runs.ts'
+export {
+  type FiringRecord,
+  type ScheduleHealth,
+  type ScheduleStatus,
+  type SchedulerHealth,
+  firingOf,
+  listFirings,
+  listSchedulers,
+  listSchedules,
+} from './schedules.ts'
 export { serverMajor, settingsAdvice } from './settings.ts'
 export { type StageHealth, type StageStatus, listStages } from './stages.ts'
 export {

@@ -161,6 +161,60 @@ export interface Scheduled {
   task_id: Int8
 }
 
+export interface ScheduleFirings {
+  due_at: Timestamp | null
+  last_slot: Timestamp | null
+  outcome: string
+  reason: string | null
+  recorded_at: Timestamp
+  recorded_by: string
+  schedule: string
+  scheduler_id: string | null
+  slot: Timestamp
+  slots: number | null
+  task_id: Int8 | null
+}
+
+export interface ScheduleHealth {
+  anchor: Timestamp | null
+  catch_up: string | null
+  created_at: Timestamp | null
+  cron: string | null
+  enabled: boolean | null
+  every: unknown
+  jitter: unknown
+  key: string | null
+  last_at: Timestamp | null
+  last_outcome: string | null
+  last_reason: string | null
+  last_slot: Timestamp | null
+  last_task_id: Int8 | null
+  last_task_state: string | null
+  late_by: unknown
+  next_at: Timestamp | null
+  next_slot: Timestamp | null
+  owner: string | null
+  priority: number | null
+  problem: string | null
+  schedule: string | null
+  stage: string | null
+  status: string | null
+  updated_at: Timestamp | null
+  zone: string | null
+}
+
+export interface SchedulerHealth {
+  host: string | null
+  last_seen: Timestamp | null
+  pid: number | null
+  scheduler_id: string | null
+  silent: unknown
+  started_at: Timestamp | null
+  status: string | null
+  ticks: Int8 | null
+  version: string | null
+}
+
 export interface StageHealth {
   exact: boolean | null
   expected_workers: number | null
@@ -310,7 +364,10 @@ export interface DB {
   ready: Ready
   recent_failures: RecentFailures
   run_progress: RunProgress
+  schedule_firings: ScheduleFirings
+  schedule_health: ScheduleHealth
   scheduled: Scheduled
+  scheduler_health: SchedulerHealth
   stage_health: StageHealth
   stages: Stages
   task_status: TaskStatus

@@ -1,0 +1,209 @@
+/**
+ * Turns of a scheduler against the database: catch-up after an outage, rows that cannot fire, clocks that jump, firing
+ * by hand. The clock is the test database's.
+ */
+import { type FiringRecord, listFirings, listSchedules, putSchedule, scheduleFacts } from '@leasehold/queue'
+import { fireSchedule } from '@leasehold/schedules'
+import { beforeEach, expect, test } from 'vitest'
+import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
+import { tick } from '../src/index.ts'
+
+const hourMs = 3_600_000
+const scheduler = {
+  id: '00000000-0000-4000-8000-000000000002',
+  host: 'crane.example',
+  pid: 1,
+  version: '1',
+  pollMs: 1_000,
+}
+
+let db: TestDatabase
+beforeEach(async ({ onTestFinished }) => {
+  db = await createTestDatabase()
+  onTestFinished(() => db.drop())
+  await db.pool.query("insert into leasehold.stages (name) values ('work')")
+})
+
+/** Turns until nothing is due. */
+async function settle(): Promise<void> {
+  while ((await tick(db.pool, scheduler)).due > 0);
+}
+
+/** Moves the clock to `ms` after the next full hour; answers that hour. */
+async function toNextHour(ms: number): Promise<number> {
+  const { rows } = await db.pool.query<{ now: string }>('select leasehold.epoch_ms(leasehold.clock()) as now')
+  const now = Number(rows[0]!.now)
+  const hour = Math.ceil((now + 1) / hourMs) * hourMs
+  await db.advance(hour - now + ms)
+  return hour
+}
+
+async function hourly(name: string, more: object = {}): Promise<void> {
+  await putSchedule(db.pool, { name, stage: 'work', cron: '0 * * * *', owner: 'sql', ...more })
+}
+
+const told = (firings: FiringRecord[]) =>
+  firings.map(({ slot, outcome, slots, reason }) => {
+    const hour = slot.toISOString().slice(11, 13)
+    return `${hour} ${outcome}${slots === 1 ? '' : ` ${slots}`}${reason === null ? '' : ` ${reason}`}`
+  })
+
+test.each([
+  ['skip', ['13 fired', '10 skipped 3 missed']],
+  ['one', ['13 fired', '12 fired', '10 skipped 2 missed']],
+  ['all', ['13 fired', '12 fired', '11 fired', '10 fired']],
+] as const)('after an outage of three slots, catch-up %s does what it says', async (catchUp, expected) => {
+  const first = await toNextHour(-30 * 60_000)
+  await db.advance((10 - new Date(first).getUTCHours() + 24) * hourMs)
+  await hourly('report', { catchUp })
+  await settle()
+  await db.advance(3 * hourMs)
+  await settle()
+  await toNextHour(1_000)
+  await settle()
+  expect(told(await listFirings(db.pool, { schedule: 'report' }))).toEqual(expected)
+})
+
+test('a slot that is only a little late fires, whatever the policy, and missing one restart costs nothing', async () => {
+  await toNextHour(1_000)
+  for (const catchUp of ['skip', 'one', 'all'] as const) await hourly(catchUp, { catchUp })
+  await settle()
+  await toNextHour(90_000)
+  await settle()
+  expect(new Set(told(await listFirings(db.pool)).map((text) => text.slice(3)))).toEqual(new Set(['fired']))
+})
+
+test('a year of missed minutes is one row, and a thousand missed slots that are all wanted come in batches', async () => {
+  await putSchedule(db.pool, {
+    name: 'minutely',
+    stage: 'work',
+    cron: '* * * * *',
+    catchUp: 'skip',
+    owner: 'sql',
+  })
+  await putSchedule(db.pool, { name: 'wanted', stage: 'work', everyMs: 60_000, catchUp: 'all', owner: 'sql' })
+  await settle()
+  await db.advance(1_000 * 60_000)
+  const { carried } = await tick(db.pool, scheduler)
+  const counts = carried.map(({ schedule, recorded }) => `${schedule} ${recorded.length}`).toSorted()
+  expect(counts).toEqual(['minutely 1', 'wanted 100'])
+  await settle()
+  expect(await listFirings(db.pool, { schedule: 'wanted', limit: 10_000 })).toHaveLength(1_000)
+  await db.advance(365 * 24 * hourMs)
+  await db.pool.query("delete from leasehold.schedules where name = 'wanted'")
+  await settle()
+  const skipped = (await listFirings(db.pool, { schedule: 'minutely' })).filter(
+    ({ outcome }) => outcome === 'skipped',
+  )
+  expect(skipped.filter(({ slots }) => slots === null)).toHaveLength(1)
+  expect(skipped).toHaveLength(2)
+})
+
+test('a malformed expression stops its own schedule alone, tells why, and is healed by an edit', async () => {
+  await hourly('good')
+  await db.pool.query(
+    "insert into leasehold.schedules (name, stage, cron) values ('bad', 'work', '99 9 * * *')",
+  )
+  const { problems } = await tick(db.pool, scheduler)
+  expect(problems).toEqual([{ schedule: 'bad', problem: expect.stringContaining('99') }])
+  expect((await tick(db.pool, scheduler)).due).toBe(0)
+  await toNextHour(0)
+  await settle()
+  expect(await listFirings(db.pool, { schedule: 'good' })).toHaveLength(1)
+  expect((await listSchedules(db.pool, { name: 'bad' }))[0]).toMatchObject({
+    status: 'broken',
+    problem: expect.stringContaining("'99 9 * * *' cannot be read"),
+  })
+  await db.pool.query("update leasehold.schedules set cron = '9 9 * * *' where name = 'bad'")
+  await settle()
+  expect((await listSchedules(db.pool, { name: 'bad' }))[0]).toMatchObject({ status: 'ok', problem: null })
+})
+
+test('a schedule whose task the database refuses is set aside with the reason; its neighbours fire', async () => {
+  await hourly('good')
+  await hourly('poor', { payload: { poison: true } })
+  await settle()
+  await db.pool.query(
+    "alter table leasehold.tasks add constraint no_poison check (not payload ? 'poison') not valid",
+  )
+  await toNextHour(0)
+  const { problems } = await tick(db.pool, scheduler)
+  expect(problems).toEqual([{ schedule: 'poor', problem: expect.stringContaining('no_poison') }])
+  expect(await listFirings(db.pool, { schedule: 'good' })).toHaveLength(1)
+  expect((await tick(db.pool, scheduler)).due).toBe(0)
+  await db.pool.query('alter table leasehold.tasks drop constraint no_poison')
+  await db.advance(60_000)
+  await settle()
+  expect(await listFirings(db.pool, { schedule: 'poor' })).toMatchObject([{ outcome: 'fired' }])
+})
+
+test('a clock that was far ahead and comes back leaves no schedule waiting for that future', async () => {
+  await hourly('report')
+  await settle()
+  await db.advance(400 * 24 * hourMs)
+  await settle()
+  await db.advance(-400 * 24 * hourMs)
+  await settle()
+  const { facts, now } = (await scheduleFacts(db.pool, 'report'))!
+  expect(facts.next_slot! - now).toBeLessThanOrEqual(hourMs)
+  expect(facts.next_slot! - now).toBeGreaterThan(0)
+})
+
+test('a schedule that is edited in time zone or expression fires nothing that has passed, and misses nothing after', async () => {
+  await toNextHour(30 * 60_000)
+  await putSchedule(db.pool, { name: 'report', stage: 'work', cron: '0 0 1 1 *', owner: 'sql' })
+  await settle()
+  await putSchedule(db.pool, {
+    name: 'report',
+    stage: 'work',
+    cron: '*/15 * * * *',
+    zone: 'Asia/Kolkata',
+    owner: 'sql',
+  })
+  await settle()
+  expect(await listFirings(db.pool)).toEqual([])
+  await db.advance(15 * 60_000)
+  await settle()
+  expect(await listFirings(db.pool)).toMatchObject([{ outcome: 'fired', slots: 1 }])
+})
+
+test('firing by hand and by schedulers, at once and again, is one task for one slot', async () => {
+  await hourly('report')
+  await settle()
+  const hour = await toNextHour(5_000)
+  const answers = await Promise.all([
+    fireSchedule(db.pool, 'report'),
+    fireSchedule(db.pool, 'report'),
+    tick(db.pool, scheduler),
+  ])
+  await settle()
+  const again = await fireSchedule(db.pool, 'report', new Date(hour))
+  expect(again).toMatchObject({ result: 'before', taskId: expect.any(String) })
+  for (const answer of answers.slice(0, 2)) expect(answer).toMatchObject({ slot: new Date(hour) })
+  expect(await listFirings(db.pool)).toHaveLength(1)
+  const { rows } = await db.pool.query('select from leasehold.tasks')
+  expect(rows).toHaveLength(1)
+})
+
+test('without any scheduler, firing by hand alone moves a schedule on and catches up by its policy', async () => {
+  await toNextHour(-30 * 60_000)
+  await hourly('report', { catchUp: 'one' })
+  expect(await fireSchedule(db.pool, 'report', 'extra')).toMatchObject({ result: 'fired', reason: 'extra' })
+  await toNextHour(1_000)
+  expect(await fireSchedule(db.pool, 'report')).toMatchObject({ result: 'fired' })
+  await db.advance(3 * hourMs)
+  expect(await fireSchedule(db.pool, 'report')).toMatchObject({ result: 'fired' })
+  const outcomes = (await listFirings(db.pool)).map(({ outcome, slots }) => `${outcome} ${slots}`)
+  expect(outcomes.toSorted()).toEqual(['fired 1', 'fired 1', 'fired 1', 'skipped 2'])
+  expect(await fireSchedule(db.pool, 'nobody')).toBeNull()
+})
+
+test('only a slot can be fired: not the future, not a moment between', async () => {
+  await hourly('report')
+  const hour = await toNextHour(1_000)
+  await expect(fireSchedule(db.pool, 'report', new Date(hour + hourMs))).rejects.toThrow(/lies ahead/)
+  await expect(fireSchedule(db.pool, 'report', new Date(hour - 60_000))).rejects.toThrow(
+    /is no slot of 'report'; those around it/,
+  )
+  await expect(fireSchedule(db.pool, 'report', new Date(hour - 40 * 24 * hourMs))).rejects.toThrow(/30 days/)
+})

@@ -1,0 +1,89 @@
+/**
+ * `leasehold schedules`: what is refused before anything is written, what is shown, and how each part ends.
+ */
+import { listSchedules, putSchedule } from '@leasehold/queue'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
+import { leasehold, leaseholdJson } from './leasehold.ts'
+
+let db: TestDatabase
+let env: { DATABASE_URL: string }
+
+beforeAll(async () => {
+  db = await createTestDatabase()
+  env = { DATABASE_URL: db.url }
+  await db.pool.query("insert into leasehold.stages (name) values ('work')")
+})
+afterAll(() => db.drop())
+
+test('an expression is previewed without a database, with what clock changes do to it', async () => {
+  const args = ['schedules', 'next', '--cron', '30 1 * * *', '--zone', 'Europe/London', '--count', '2']
+  const { code, stdout } = await leasehold([...args, '--after', '2027-03-27T12:00:00Z'], {})
+  expect(code).toBe(0)
+  expect(stdout).toContain('2027-03-28 02:30:00 +01:00')
+  expect(stdout).toContain('01:30 is skipped by the clocks that day')
+})
+
+test('add makes, changes and leaves alone; what cannot work is refused and nothing is written', async () => {
+  const add = ['schedules', 'add', 'report', '--stage', 'work']
+  const made = await leasehold(
+    [...add, '--cron', '0 6 * * MON', '--zone', 'America/New_York', '--payload', '{"id": 7}'],
+    env,
+  )
+  expect(made).toMatchObject({
+    code: 0,
+    stdout: expect.stringMatching(/^schedule report created, next .* 06:00:00 -0/),
+  })
+  const timing = ['--cron', '0 6 * * MON', '--zone', 'America/New_York']
+  expect((await leasehold([...add, ...timing, '--payload', '{"id": 7}'], env)).code).toBe(4)
+  const refused = await leasehold([...add, '--cron', '0 6 30 2 *', '--zone', 'Europe/Lodnon'], env)
+  expect(refused.code).toBe(2)
+  expect(refused.stderr).toMatch(
+    /--zone: 'Europe\/Lodnon' is no IANA time zone.*\n.*--cron: '0 6 30 2 \*' names a day that never comes/,
+  )
+  expect(refused.stderr).toContain('near names: Europe/London')
+  expect(await listSchedules(db.pool, { name: 'report' })).toMatchObject([
+    { cron: '0 6 * * MON', owner: 'cli' },
+  ])
+})
+
+test('fire submits the slot that is due once; asking again is no failure', async () => {
+  await putSchedule(db.pool, { name: 'often', stage: 'work', everyMs: 86_400_000, owner: 'sql' })
+  const first = await leaseholdJson<{ result: string; taskId: string }>(['schedules', 'fire', 'often'], env)
+  const second = await leaseholdJson<{ result: string; taskId: string }>(['schedules', 'fire', 'often'], env)
+  expect(first).toMatchObject({ result: 'fired', taskId: expect.stringMatching(/^\d+$/) })
+  expect(second).toEqual({ ...first, result: 'before' })
+  const extra = await leaseholdJson<{ taskId: string }>(['schedules', 'fire', 'often', '--extra'], env)
+  expect(extra.taskId).not.toBe(first.taskId)
+  const history = await leaseholdJson<{ reason: string | null; taskId: string }[]>(
+    ['schedules', 'history', 'often'],
+    env,
+  )
+  expect(history.map(({ reason }) => reason)).toEqual(['extra', null])
+})
+
+test('the list says that nobody fires, and what is broken', async () => {
+  await db.pool.query(
+    "insert into leasehold.schedules (name, stage, cron) values ('bad', 'work', '99 9 * * *')",
+  )
+  const { stdout, code } = await leasehold(['schedules'], env)
+  expect(code).toBe(0)
+  expect(stdout).toContain('no scheduler lives: nothing fires. Start one: npx leasehold scheduler')
+  const next = await leasehold(['schedules', 'next'], env)
+  expect(next.stderr).toContain('schedule bad cannot be computed')
+  expect(next.stdout).toContain('report')
+})
+
+test('exit codes: 3 for an unknown name, 4 for nothing to do, 2 for what the manifest keeps', async () => {
+  const parts = ['remove', 'enable', 'disable', 'fire', 'next', 'history']
+  const codes = await Promise.all(
+    parts.map(async (part) => (await leasehold(['schedules', part, 'nobody'], env)).code),
+  )
+  expect(codes).toEqual(parts.map(() => 3))
+  expect((await leasehold(['schedules', 'enable', 'report'], env)).code).toBe(4)
+  expect((await leasehold(['schedules', 'disable', 'report'], env)).code).toBe(0)
+  await putSchedule(db.pool, { name: 'declared', stage: 'work', cron: '0 6 * * *', owner: 'manifest' })
+  const kept = await leasehold(['schedules', 'remove', 'declared'], env)
+  expect(kept).toMatchObject({ code: 2, stderr: expect.stringContaining('npx leasehold apply') })
+  expect((await leasehold(['schedules', 'remove', 'report'], env)).code).toBe(0)
+})

@@ -1,8 +1,8 @@
 /**
- * `leasehold dev`: everything in one terminal: database, schema, monitor, and a runner for each stage.
+ * `leasehold dev`: everything in one terminal: database, schema, monitor, scheduler, and a runner for each stage.
  *
- * Invariant: what it started ends with it, in order: runners drain, then the monitor, then the embedded server. A database
- * named by DATABASE_URL, or an embedded one that ran already, is left running.
+ * Invariant: what it started ends with it, in order: runners drain, then monitor and scheduler, then the embedded server. A
+ * database named by DATABASE_URL, or an embedded one that ran already, is left running.
  */
 import { hostname } from 'node:os'
 import { resolveDatabase } from '@leasehold/postgres'
@@ -12,7 +12,7 @@ import type { Context } from '../context.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { withoutPasswords } from '../failure.ts'
 import { leadStageNames, migrateAll } from '../pipeline.ts'
-import { monitorEntry, runnerEntry } from '../processes/entries.ts'
+import { monitorEntry, runnerEntry, schedulerEntry } from '../processes/entries.ts'
 import { Fleet, type Member } from '../processes/fleet.ts'
 import { runnerArguments } from './daemons.ts'
 
@@ -26,7 +26,7 @@ interface DevOptions {
 export function addDev(program: Command, context: Context): void {
   program
     .command('dev')
-    .description('database, monitor and runners in one terminal; Ctrl-C drains')
+    .description('database, monitor, scheduler and runners in one terminal; Ctrl-C drains')
     .option('--module <file|package>', 'your stages instead of the lead pipeline’s, served by one runner')
     .option('--stage <stages...>', 'only these stages, a runner for each')
     .option('--no-restart', 'leave a process that died down, to watch what the others do about it')
@@ -60,10 +60,10 @@ async function dev(context: Context, options: DevOptions): Promise<void> {
       terminal,
       environment: { ...environment, DATABASE_URL: database.url },
       restart: options.restart,
-      nameWidth: Math.max(...[...members, monitorMember].map(({ name }) => name.length)),
+      nameWidth: Math.max(...[...members, ...watchers].map(({ name }) => name.length)),
     }
     const runners = new Fleet(members, fleetOptions)
-    const monitor = new Fleet([monitorMember], fleetOptions)
+    const monitor = new Fleet(watchers, fleetOptions)
     fleets.push(runners, monitor)
     const monitorEnded = monitor.ended.then((misconfigured) => {
       if (misconfigured) runners.stop()
@@ -79,7 +79,11 @@ async function dev(context: Context, options: DevOptions): Promise<void> {
   }
 }
 
-const monitorMember: Member = { name: 'monitor', entry: monitorEntry, args: [] }
+/** What runs beside the runners, until they have drained. */
+export const watchers: readonly Member[] = [
+  { name: 'monitor', entry: monitorEntry, args: [] },
+  { name: 'scheduler', entry: schedulerEntry, args: [] },
+]
 
 /** A runner for each stage, or one for all stages of a module, each with a slot of its own. */
 export function runnerMembers({ module, stage }: DevOptions): Member[] {

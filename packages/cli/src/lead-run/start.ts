@@ -1,5 +1,6 @@
 /**
- * What `leasehold start` does: database, schema, monitor, three runners, a run of the lead pipeline with progress and result.
+ * What `leasehold start` does: database, schema, monitor, scheduler, three runners, a run of the lead pipeline with progress
+ * and result.
  *
  * Daemons write to a log file instead of the terminal, which shows the run. Leases are short here, so that a killed
  * worker is noticed while one watches; production has its own settings. What it started ends with it, in order.
@@ -19,9 +20,8 @@ import { showResult } from './result.ts'
 import { catchMail, type MailCatcher } from '../mail-catcher.ts'
 import { migrateAll } from '../pipeline.ts'
 import { Fleet } from '../processes/fleet.ts'
-import { monitorEntry } from '../processes/entries.ts'
 import type { Terminal } from '../terminal/terminal.ts'
-import { runnerMembers } from '../commands/dev.ts'
+import { runnerMembers, watchers } from '../commands/dev.ts'
 import type { StartOptions } from '../commands/start.ts'
 
 /** Short enough to watch; an environment that sets them itself wins. */
@@ -90,10 +90,7 @@ function childEnvironment(environment: Environment, url: string, mail: MailCatch
 
 function startFleets(environment: Environment, terminal: Terminal, restart: boolean): Fleet[] {
   const shared = { terminal, environment, restart, nameWidth: 17 }
-  return [
-    new Fleet(runnerMembers({ restart }), shared),
-    new Fleet([{ name: 'monitor', entry: monitorEntry, args: [] }], shared),
-  ]
+  return [new Fleet(runnerMembers({ restart }), shared), new Fleet(watchers, shared)]
 }
 
 /** Runners drain first; the monitor watches them until the end. */

@@ -8,6 +8,7 @@ import { Command, CommanderError } from 'commander'
 import { addBackground } from './commands/background.ts'
 import { addBench } from './commands/bench.ts'
 import { addAlerts } from './commands/alerts.ts'
+import { addApply } from './commands/apply.ts'
 import { addCheck } from './commands/check.ts'
 import { addDaemonCommands } from './commands/daemons.ts'
 import { addDatabaseCommands } from './commands/database.ts'
@@ -91,6 +92,7 @@ function createProgram(context: Context): Command {
   addHousekeeping(program, context)
   addRetention(program, context)
   program.commandsGroup('Do:')
+  addApply(program, context)
   addSchedules(program, context)
   addSubmit(program, context)
   addTaskVerbs(program, context)

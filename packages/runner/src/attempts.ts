@@ -17,6 +17,9 @@ const longestTimerMs = 2 ** 31 - 1
 /** Notes of a running attempt wait so long for an exchange that goes anyway. */
 const notesWithinMs = 1000
 
+/** So many revocations are kept whose claims have not been answered; more would have to be under way at once. */
+const maxEarly = 1000
+
 /** What was claimed ahead waits so long for its place, then it goes back: the handlers are not as quick as they were. */
 const patienceMs = 20
 
@@ -54,6 +57,8 @@ export class Attempts {
   /** Claimed ahead, in the order of their claims; among them some that ended while they waited. */
   private waiting: Execution[] = []
   private patience: NodeJS.Timeout | null = null
+  /** Revoked before the answer to their claims was here: a beat overtook it. Task id and fence, which never come again. */
+  private readonly early = new Set<string>()
   private readonly around: Surroundings
 
   constructor(host: AttemptsHost, ledger: Ledger, capacity: Capacity, listener: AttemptsListener) {
@@ -87,6 +92,7 @@ export class Attempts {
       if (fence > this.maxFence) this.maxFence = fence
     }
     this.ledger.hold(execution)
+    if (this.early.size > 0 && this.early.delete(`${row[0]} ${row[1]}`)) return cancel(execution, 'cancelled')
     if (tooLate) return execution.decline()
     if (execution.deadlineAt < this.earliestDeadline) this.awaitDeadline(execution.deadlineAt)
     if (this.capacity.begin(served)) execution.running = execution.run()
@@ -217,11 +223,17 @@ export class Attempts {
   takeRevocations(revoked: readonly Revocation[] | null): void {
     for (const { task_id, fence, reason } of revoked ?? []) {
       const execution = this.ledger.held.get(task_id)
-      if (execution === undefined || execution.fence !== fence) continue
-      if (execution.end !== null)
+      if (execution === undefined || execution.fence !== fence) this.expect(`${task_id} ${fence}`)
+      else if (execution.end !== null)
         this.ledger.drop(execution) // nothing is left to settle
-      else execution.abort(new AttemptAborted('cancelled', `the lease was taken away: ${reason}`))
+      else cancel(execution, reason)
     }
+  }
+
+  /** The claim may still be under way. What is not comes never, and is pushed out by others in the end. */
+  private expect(lease: string): void {
+    if (this.early.size >= maxEarly) this.early.delete(this.early.values().next().value!)
+    this.early.add(lease)
   }
 
   /** Nothing more is timed; handlers that still run are left to themselves. */
@@ -230,6 +242,10 @@ export class Attempts {
     clearTimeout(this.notesTimer ?? undefined)
     clearTimeout(this.patience ?? undefined)
   }
+}
+
+function cancel(execution: Execution, reason: string): void {
+  execution.abort(new AttemptAborted('cancelled', `the lease was taken away: ${reason}`))
 }
 
 function factsOf({ taskId, fence, stage }: Execution): object {

@@ -6,13 +6,23 @@
 import { createServer, connect, type Server, type Socket } from 'node:net'
 import { listenOnLoopback } from '../../../test/harness/loopback.ts'
 
+interface Pair {
+  readonly client: Socket
+  readonly upstream: Socket
+  mute: boolean
+  /** What the client said first: user, database, application name. */
+  greeting: string
+  /** Answers that wait; null: they pass. */
+  held: Buffer[] | null
+}
+
 /** A running proxy; `url` leads through it. */
 export class Proxy {
   readonly url: string
   /** Connections that were made so far. */
   accepted = 0
   private readonly server: Server
-  private readonly pairs = new Set<{ client: Socket; upstream: Socket; mute: boolean }>()
+  private readonly pairs = new Set<Pair>()
   private muteAll = false
 
   private constructor(server: Server, url: string) {
@@ -35,11 +45,15 @@ export class Proxy {
   private join(client: Socket, port: number, host: string): void {
     this.accepted += 1
     const upstream = connect(port, host)
-    const pair = { client, upstream, mute: this.muteAll }
+    const pair: Pair = { client, upstream, mute: this.muteAll, greeting: '', held: null }
     this.pairs.add(pair)
-    client.on('data', (data) => upstream.write(data))
+    client.on('data', (data) => {
+      if (pair.greeting === '') pair.greeting = data.toString('latin1')
+      upstream.write(data)
+    })
     upstream.on('data', (data) => {
-      if (!pair.mute) client.write(data)
+      if (pair.held !== null) pair.held.push(data)
+      else if (!pair.mute) client.write(data)
     })
     const end = (): void => {
       this.pairs.delete(pair)
@@ -53,6 +67,19 @@ export class Proxy {
   swallowAnswers(newOnesToo: boolean): void {
     this.muteAll = newOnesToo
     for (const pair of this.pairs) pair.mute = true
+  }
+
+  /** Keeps the answers on the connections there are of this application name; the result lets them go. */
+  holdAnswers(applicationName: string): () => void {
+    const held = [...this.pairs].filter((pair) => pair.greeting.includes(applicationName))
+    if (held.length === 0) throw new Error(`no connection of ${applicationName}`)
+    for (const pair of held) pair.held = []
+    return () => {
+      for (const pair of held) {
+        for (const data of pair.held ?? []) pair.client.write(data)
+        pair.held = null
+      }
+    }
   }
 
   /** Cuts all connections; new ones work again. */

@@ -86,17 +86,13 @@ export const watchers: readonly Member[] = [
 ]
 
 /** A runner for each stage, or one for all stages of a module, each with a slot of its own. */
-export function runnerMembers({ module, stage }: DevOptions): Member[] {
+export function runnerMembers({ module, stage }: DevOptions): (Member & { readonly slot: string })[] {
   const host = hostname().slice(0, 40)
-  const member = (name: string, stages: string[]): Member => ({
-    name,
-    entry: runnerEntry,
-    args: runnerArguments({
-      stage: stages,
-      slot: `${name}@${host}`,
-      ...(module !== undefined && { module }),
-    }),
-  })
+  const member = (name: string, stages: string[]): Member & { readonly slot: string } => {
+    const slot = `${name}@${host}`
+    const args = runnerArguments({ stage: stages, slot, ...(module !== undefined && { module }) })
+    return { name, slot, entry: runnerEntry, args }
+  }
   if (stage === undefined && module !== undefined) return [member('runner', [])]
   return (stage ?? leadStageNames).map((name) => member(name, [name]))
 }

@@ -1,7 +1,7 @@
 /**
  * How far a run of the lead pipeline is, shown while it goes: a bar for each stage on a terminal, plain lines elsewhere.
  *
- * Reads only. Ends when the run has met its target or used up its candidates, and nothing of it is unfinished.
+ * What holds it up is said as well (holdups.ts). Reads only. Ends when the run has met its target or used up its candidates, and nothing of it is unfinished.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type RunStatus, runStatus } from '@leasehold/pipeline-leads'
@@ -9,6 +9,7 @@ import { type Db, type RunStageProgress, runProgress } from '@leasehold/queue'
 import { MultiBar, Presets, type SingleBar } from 'cli-progress'
 import { leadStageNames } from '../pipeline.ts'
 import type { Terminal } from '../terminal/terminal.ts'
+import { Holdups } from './holdups.ts'
 
 const everyMs = 250
 const plainEveryMs = 2000
@@ -38,10 +39,11 @@ export async function followRun(
   signal: AbortSignal,
 ): Promise<Standing> {
   const view = terminal.isTty ? new Bars() : new Lines(terminal)
+  const holdups = new Holdups(db)
   try {
     for (;;) {
       const standing = await readStanding(db, runId)
-      view.show(standing)
+      view.show(standing, await holdups.look(standing.stages))
       if (standing.open === 0 || signal.aborted) return standing
       await sleep(everyMs, undefined, { signal }).catch(() => {})
     }
@@ -61,7 +63,7 @@ class Bars {
   )
   private readonly byStage = new Map<string, SingleBar>()
 
-  show({ status, stages }: Standing): void {
+  show({ status, stages }: Standing, holdups: ReadonlyMap<string, string>): void {
     for (const name of leadStageNames) {
       const stage = stages.find((one) => one.stage === name)
       const note =
@@ -70,7 +72,7 @@ class Bars {
           : name === 'company_research'
             ? `${status.qualified} qualify`
             : `${status.leads} of ${status.target} leads`
-      const facts = { stage: name.padEnd(18), note }
+      const facts = { stage: name.padEnd(18), note: holdups.get(name) ?? note }
       const total = Math.max(stage?.submitted ?? 0, 1)
       const bar = this.byStage.get(name) ?? this.bars.create(total, 0, facts)
       this.byStage.set(name, bar)
@@ -87,13 +89,17 @@ class Bars {
 class Lines {
   private readonly terminal: Terminal
   private last = ''
+  private held = ''
   private at = -Infinity
 
   constructor(terminal: Terminal) {
     this.terminal = terminal
   }
 
-  show({ status, stages, open }: Standing): void {
+  show({ status, stages, open }: Standing, holdups: ReadonlyMap<string, string>): void {
+    const held = [...holdups].map(([stage, why]) => `waiting: stage ${stage} ${why}`).join('\n')
+    if (held !== this.held) this.terminal.out(held === '' ? 'going on' : held)
+    this.held = held
     const now = performance.now()
     if (open > 0 && now - this.at < plainEveryMs) return
     const parts = leadStageNames.map((name) => {

@@ -3,23 +3,25 @@
  * and result.
  *
  * Daemons write to a log file instead of the terminal, which shows the run. Leases are short here, so that a killed
- * worker is noticed while one watches; production has its own settings. What it started ends with it, in order.
+ * worker is noticed while one watches; production has its own settings. What it started ends with it, in order. Where the
+ * workers run already, started by an earlier one, it starts none: its run goes to them.
  */
 import { createWriteStream, mkdirSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { sampleDirectory, startRun, suppressDomains } from '@leasehold/pipeline-leads'
 import { openPool, resolveDatabase } from '@leasehold/postgres'
-import type { Db } from '@leasehold/queue'
+import type { Db, WorkerHealth } from '@leasehold/queue'
 import { type Environment, onShutdown, readConfig } from '@leasehold/service'
 import type { Context } from '../context.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { withoutPasswords } from '../failure.ts'
 import { followRun } from './progress.ts'
 import { showResult } from './result.ts'
+import { runningWorkers } from './running-fleet.ts'
 import { catchMail, type MailCatcher } from '../mail-catcher.ts'
 import { migrateAll } from '../pipeline.ts'
-import { Fleet } from '../processes/fleet.ts'
+import { Fleet, type Member } from '../processes/fleet.ts'
 import type { Terminal } from '../terminal/terminal.ts'
 import { runnerMembers, watchers } from '../commands/dev.ts'
 import type { StartOptions } from '../commands/start.ts'
@@ -57,17 +59,28 @@ export async function startAll(context: Context, options: StartOptions): Promise
   let mail: MailCatcher | null = null
   try {
     await migrateAll(database.url)
-    if (config.smtp === null) {
-      mail = await catchMail(join(logFolder, 'mail'), (subject, file) =>
-        terminal.out(`mail: ${subject}  (${file})`),
+    const members = runnerMembers({ restart: options.restart })
+    const running = await runningWorkers(
+      pool,
+      members.map(({ slot }) => slot),
+    )
+    const shared = running.length > 0
+    if (!shared) {
+      if (config.smtp === null) {
+        mail = await catchMail(join(logFolder, 'mail'), (subject, file) =>
+          terminal.out(`mail: ${subject}  (${file})`),
+        )
+      }
+      const log = logTerminal(join(logFolder, 'leasehold.log'), terminal)
+      fleets.push(
+        ...startFleets(members, childEnvironment(environment, database.url, mail), log, options.restart),
       )
     }
-    const log = logTerminal(join(logFolder, 'leasehold.log'), terminal)
-    fleets.push(...startFleets(childEnvironment(environment, database.url, mail), log, options.restart))
-    introduce(terminal, database.url, logFolder, config.smtp === null)
+    introduce(terminal, database.url, logFolder, mail !== null, running)
     const ended = await runLeads(context, pool, options, stopping.signal)
     if (!ended) context.exitCode = exitCodes.failed
-    if (options.once !== true && !stopping.signal.aborted) await stayUp(terminal, stopping.signal)
+    if (shared) terminal.out(`${terminal.paint('cyan', '→')} the workers go on where they were started`)
+    else if (options.once !== true && !stopping.signal.aborted) await stayUp(terminal, stopping.signal)
   } finally {
     unwatch()
     await endFleets(fleets)
@@ -88,9 +101,14 @@ function childEnvironment(environment: Environment, url: string, mail: MailCatch
   return { ...watchable, ...environment, ...(mail === null ? {} : caught), DATABASE_URL: url }
 }
 
-function startFleets(environment: Environment, terminal: Terminal, restart: boolean): Fleet[] {
+function startFleets(
+  members: readonly Member[],
+  environment: Environment,
+  terminal: Terminal,
+  restart: boolean,
+): Fleet[] {
   const shared = { terminal, environment, restart, nameWidth: 17 }
-  return [new Fleet(runnerMembers({ restart }), shared), new Fleet(watchers, shared)]
+  return [new Fleet(members, shared), new Fleet(watchers, shared)]
 }
 
 /** Runners drain first; the monitor watches them until the end. */
@@ -101,8 +119,19 @@ async function endFleets(fleets: Fleet[]): Promise<void> {
   }
 }
 
-function introduce(terminal: Terminal, url: string, logFolder: string, catching: boolean): void {
+function introduce(
+  terminal: Terminal,
+  url: string,
+  logFolder: string,
+  catching: boolean,
+  running: readonly WorkerHealth[],
+): void {
   terminal.out(`database  ${withoutPasswords(url)}`)
+  if (running.length > 0) {
+    const workers = running.map(({ slot, host, pid }) => `${slot} (pid ${pid ?? '?'} on ${host})`)
+    terminal.out(`workers   run already and get this run too: ${workers.join(', ')}`)
+    return
+  }
   terminal.out(`logs      ${join(logFolder, 'leasehold.log')}`)
   if (catching)
     terminal.out(

@@ -1,10 +1,10 @@
 /**
- * The README tells the truth: the commands of its kill -9 tour are run as they stand there, and its error codes are the
+ * The README tells the truth: the commands of its kill -9 tour are run as they stand there, in its order, and its error codes are the
  * ones that the code can raise.
  *
  * Where no psql is installed, a small stand-in that takes the same two options is put on the PATH.
  */
-import { spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { chmodSync, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -88,57 +88,66 @@ async function until<T>(what: string, look: () => T | null | false, limitMs = 60
   throw new Error(`${what} did not happen within ${limitMs / 1000} s`)
 }
 
-test('the kill -9 tour goes as the README says', { timeout: 180_000 }, async () => {
+/** The commands of one block of the tour, in order. */
+function tour(part: string): string[] {
+  const block = readme.split(`<!-- tour: ${part} -->`)[1]?.match(/```sh\n([^]*?)```/)?.[1]
+  if (block === undefined) throw new Error(`the tour has no part '${part}'`)
+  return block.split('\n').filter((line) => line !== '' && !line.startsWith('#'))
+}
+
+/** A terminal in which a command keeps running; `said` is what it has printed. */
+function terminal(program: string, args: readonly string[]): { said: () => string; process: ChildProcess } {
+  let said = ''
+  const child = spawn(program, args, { cwd: root, env })
+  started.push(child)
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (chunk: Buffer) => (said += chunk.toString()))
+  return { said: () => said, process: child }
+}
+
+test('the kill -9 tour goes as the README says', { timeout: 240_000 }, async () => {
   providePsql()
-  const tour = /<!-- tour -->\s*```sh\n([^]*?)```/.exec(readme)![1]!
-  const commands = tour.split('\n').filter((line) => line !== '' && !line.startsWith('#'))
-  const [health, submit, kill, dead, incidents, again] = commands as [
-    string,
-    string,
-    string,
-    string,
-    string,
-    string,
-  ]
-  expect(commands).toHaveLength(6)
+  // npm itself would stand between us and the signals.
+  expect(tour('first')).toEqual(['npm start'])
+  const first = terminal(process.execPath, ['scripts/start.mjs'])
+  const firstEnded = new Promise<number | null>((resolve) => first.process.once('exit', resolve))
+  const up = (): boolean => first.said().includes('everything keeps running')
+  await until('the run of the sample', () => up() || first.process.exitCode !== null, 120_000)
+  expect(first.said()).toContain('everything keeps running')
+  expect(first.said()).toMatch(/leads of 25 wanted \(target met\)/)
 
-  let output = ''
-  const start = spawn(process.execPath, ['scripts/start.mjs', '--no-restart'], { cwd: root, env })
-  started.push(start)
-  for (const stream of [start.stdout, start.stderr])
-    stream.on('data', (chunk: Buffer) => (output += chunk.toString()))
-  const startEnded = new Promise<number | null>((resolve) => start.once('exit', resolve))
-  await until(
-    'the run of the sample',
-    () => output.includes('everything keeps running') || start.exitCode !== null,
-    120_000,
-  )
-  expect(output).toContain('everything keeps running')
-  expect(output).toMatch(/leads of 25 wanted \(target met\)/)
+  const [work, ...noMore] = tour('second')
+  expect(noMore).toEqual([])
+  const worker = (): ReturnType<typeof terminal> => terminal('bash', ['-c', `exec ${work}`])
+  const second = worker()
+  await until('the slot', () => second.said().includes('slot taken'))
 
-  expect(shell(health)).toMatch(/contact_discovery/)
+  const [insert, health, leases, kill] = tour('third') as [string, string, string, string]
+  expect(tour('third')).toHaveLength(4)
+  const id = /\d+/.exec(shell(insert))![0]
+  await until('the claim', () => /slow@1/.test(shell(leases)))
+  expect(shell(health)).toMatch(/slow@1[ |]+working[ |]+1 /)
+  const held = new RegExp(`${id}[ |]+slow@1[ |]+(\\d+)`).exec(shell(leases))!
   expect(shell(kill)).toBe('')
-  const id = /\d+/.exec(shell(submit))![0]
-  await until('the release of the dead worker', () => /lost/.test(shell(dead)))
-  expect(shell(incidents)).toMatch(/worker_dead/)
-  await until('the mail', () => /mail: Leasehold: 1 worker died/.test(output))
 
-  const ask = (sql: string) => shell(`psql "$(npx leasehold db url)" -Atc "${sql}"`).trim()
-  const state = () => ask(`select state from leasehold.task_status where task_id = ${id}`)
-  expect(state()).toBe('ready')
-  const runner = spawn('bash', ['-c', `exec ${again}`], { cwd: root, env })
-  started.push(runner)
-  const runnerEnded = new Promise<void>((resolve) => runner.once('exit', () => resolve()))
-  await until('the task being worked on', () => !['ready', 'running'].includes(state()))
-  // npx stands between: the worker itself is told, and says how it ended.
-  process.kill(
-    Number(ask(`select pid from leasehold.worker_health where slot = 'contact_discovery@again'`)),
-    'SIGTERM',
-  )
-  await runnerEnded
-  expect(ask(`select end_reason from leasehold.workers where slot = 'contact_discovery@again'`)).toBe(
-    'graceful-shutdown',
-  )
-  start.kill('SIGTERM')
-  expect(await startEnded).toBe(0)
+  const again = worker()
+  await until('the take-over', () => again.said().includes('slot taken over from an earlier process'))
+  await until('the mail', () => /mail: Leasehold: 1 worker died/.test(first.said()))
+  const mail = readFileSync(/mail: Leasehold: 1 worker died.*\((.*\.eml)\)/.exec(first.said())![1]!, 'utf8')
+  expect(mail).toContain('slow@1')
+  expect(mail).toMatch(new RegExp(`\\b${id}\\b`))
+
+  const [failures, dead, status] = tour('third, afterwards') as [string, string, string]
+  expect(tour('third, afterwards')).toHaveLength(3)
+  await until('the end of the task', () => new RegExp(`${id}[ |]+done`).test(shell(status)))
+  expect(shell(failures)).toMatch(new RegExp(`${id}[ |]+slow_work[ |]+lost`))
+  expect(shell(dead)).toMatch(new RegExp(`slow@1[ |]+${held[1]}[ |]+superseded`))
+  const by = /"pid": ?(\d+)/.exec(shell(status))![1]!
+  expect(by).not.toBe(held[1])
+  // npx stands between: the worker itself is told.
+  const againEnded = new Promise<void>((resolve) => again.process.once('exit', () => resolve()))
+  process.kill(Number(by), 'SIGTERM')
+  await againEnded
+  first.process.kill('SIGTERM')
+  expect(await firstEnded).toBe(0)
 })

@@ -1572,15 +1572,24 @@ $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.claim(worker_id uuid, stage text, max_tasks integer DEFAULT 1)
  RETURNS TABLE(task_id bigint, fence bigint, attempt smallint, payload jsonb, extra jsonb)
- LANGUAGE sql
+ LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  select leasehold.promote_due(array[claim.stage]);
+#variable_conflict use_column
+begin
+  if not exists (select from leasehold.stages s where s.name = claim.stage) then
+    perform leasehold.raise_unknown_stage(claim.stage);
+  end if;
+  if max_tasks is null or max_tasks < 0 then
+    perform leasehold.refuse_field('claim', 'max_tasks', 'a whole number from 0', max_tasks::text);
+  end if;
+  perform leasehold.promote_due(array[claim.stage]);
+  return query
   select x.task_id, x.fence, x.attempt, x.payload::jsonb, x.extra::jsonb
-  from leasehold.exchange(claim.worker_id, null, null, null, null, null,
-    array[claim.stage], array[greatest(claim.max_tasks, 0)], null, null, null) x
-  where x.task_id is not null
+  from leasehold.exchange(claim.worker_id, null, null, null, null, null, array[claim.stage], array[max_tasks], null, null, null) x
+  where x.task_id is not null;
+end
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.claim_messages(p_channel text, p_for interval)
@@ -3026,6 +3035,9 @@ CREATE OR REPLACE FUNCTION leasehold.leave(worker_id uuid, reason text DEFAULT '
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
 begin
+  if reason is null or length(reason) not between 1 and 200 then
+    perform leasehold.refuse_field('leave', 'reason', 'a text of 1 to 200 characters', reason);
+  end if;
   perform from leasehold.workers w where w.id = leave.worker_id and w.ended_at is null for update;
   if not found then
     return false;
@@ -3627,6 +3639,18 @@ AS $function$
       || coalesce((select jsonb_agg(e ->> 'task_id') from jsonb_array_elements(p_endings) e), '[]'))::text
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.refuse_field(p_verb text, p_field text, p_wanted text, p_given text)
+ RETURNS void
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  raise exception '%: % must be %, not %', p_verb, p_field, p_wanted, coalesce(left(p_given, 100), 'null')
+    using errcode = 'invalid_parameter_value', hint = 'Correct ' || p_field || ' and call ' || p_verb || ' again; nothing was changed.';
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.register_duties(p_duties jsonb)
  RETURNS void
  LANGUAGE sql
@@ -3677,6 +3701,7 @@ declare
   v_restarts integer;
   v_stage text;
   v_needed text;
+  v_start text;
 begin
   foreach v_stage in array p_stages loop
     if not exists (select from leasehold.stages s where s.name = v_stage) then
@@ -3685,7 +3710,16 @@ begin
   end loop;
   -- Two processes that start the same slot at once take turns here.
   perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('leasehold slot ' || p_slot, 0));
-  select w.id into superseded from leasehold.workers w where w.slot = p_slot and w.ended_at is null for update;
+  select w.id, w.meta ->> 'start' into superseded, v_start
+  from leasehold.workers w where w.slot = p_slot and w.ended_at is null for update;
+  v_now := leasehold.clock();
+  if v_start = p_meta ->> 'start' then
+    update leasehold.workers w set beat_at = v_now, loop_at = v_now, expires_at = v_now + w.ttl where w.id = superseded
+    returning w.id, w.expires_at into worker_id, expires_at;
+    superseded := null;
+    return next;
+    return;
+  end if;
   if superseded is not null then
     select e.released, e.quarantined into released, quarantined from leasehold.end_worker(superseded, 'superseded') e;
   end if;
@@ -4463,10 +4497,26 @@ CREATE OR REPLACE FUNCTION leasehold.settle(worker_id uuid, task_id bigint, fenc
 AS $function$
 declare
   v_receipt jsonb;
+  v_wrong text;
 begin
   if outcome is null or outcome not in ('done', 'fail', 'release', 'snooze', 'cancel') then
-    raise exception 'outcome must be done, fail, release, snooze or cancel, not %', coalesce(quote_literal(outcome), 'null')
-      using errcode = 'invalid_parameter_value';
+    perform leasehold.refuse_field('settle', 'outcome', 'done, fail, release, snooze or cancel', quote_literal(outcome));
+  end if;
+  if worker_id is null or task_id is null or fence is null then
+    v_wrong := case when worker_id is null then 'worker_id' when task_id is null then 'task_id' else 'fence' end;
+    perform leasehold.refuse_field('settle', v_wrong, 'what claim() or register_worker() returned', null);
+  end if;
+  if jsonb_typeof(error) not in ('object', 'null') then
+    perform leasehold.refuse_field('settle', 'error', 'an object, {"code": …, "message": …}', error::text);
+  end if;
+  if jsonb_typeof(children) not in ('array', 'null') then
+    perform leasehold.refuse_field('settle', 'children', 'an array of objects, [{"stage": …, "payload": …}]', children::text);
+  elsif jsonb_typeof(children) = 'array' then
+    select c.child::text into v_wrong from jsonb_array_elements(children) as c(child)
+    where jsonb_typeof(c.child) <> 'object' or jsonb_typeof(c.child -> 'stage') is distinct from 'string' limit 1;
+    if found then
+      perform leasehold.refuse_field('settle', 'each of children', 'an object with a stage, {"stage": …, "payload": …}', v_wrong);
+    end if;
   end if;
   select x.extra::jsonb into v_receipt
   from leasehold.exchange(worker_id, null, null,
@@ -4474,7 +4524,8 @@ begin
       'after_ms', (extract(epoch from retry_after) * 1000)::bigint, 'retryable', retryable))
       || case when result is null then '{}' else jsonb_build_object('result', result) end
       || case when error is null then '{}' else jsonb_build_object('error', error) end),
-    (select jsonb_agg(c || jsonb_build_object('parent_id', settle.task_id)) from jsonb_array_elements(children) c),
+    case when jsonb_typeof(children) = 'array' then
+      (select jsonb_agg(c || jsonb_build_object('parent_id', settle.task_id)) from jsonb_array_elements(children) c) end,
     null, null, null, null, null, null) x
   where x.task_id is null;
   return v_receipt ->> 'worker' = 'live' and not (v_receipt ? 'refused');
@@ -4926,7 +4977,29 @@ AS $function$
 declare
   v_now timestamptz := leasehold.clock();
   v_written integer;
+  v_wrong record;
 begin
+  if jsonb_typeof(p_notes) <> 'array' then
+    perform leasehold.refuse_field('write_notes', 'p_notes', 'an array of objects', p_notes::text);
+  end if;
+  select e.note, case
+      when jsonb_typeof(e.note) <> 'object' then 'each note'
+      when (e.note ->> 'kind') in ('log', 'progress', 'checkpoint') is not true then 'kind'
+      when e.note ->> 'task_id' is null then 'task_id'
+      when e.note ->> 'fence' is null then 'fence'
+      when e.note ->> 'kind' = 'checkpoint' and e.note ->> 'name' is null then 'name'
+    end as field into v_wrong
+  from jsonb_array_elements(p_notes) as e(note)
+  where jsonb_typeof(e.note) <> 'object' or (e.note ->> 'kind') in ('log', 'progress', 'checkpoint') is not true
+    or e.note ->> 'task_id' is null or e.note ->> 'fence' is null
+    or (e.note ->> 'kind' = 'checkpoint' and e.note ->> 'name' is null)
+  limit 1;
+  if found then
+    perform leasehold.refuse_field('write_notes', v_wrong.field, case v_wrong.field
+      when 'each note' then 'an object' when 'kind' then 'log, progress or checkpoint'
+      when 'name' then 'the name of the checkpoint' else 'what claim() returned' end,
+      case when v_wrong.field = 'each note' then v_wrong.note::text else v_wrong.note ->> v_wrong.field end);
+  end if;
   perform from leasehold.workers w
   where w.id = p_worker and w.ended_at is null and w.expires_at > v_now for key share;
   if not found then
@@ -5156,6 +5229,7 @@ revoke execute on function leasehold.range_holds(p_first bigint, p_end bigint) f
 revoke execute on function leasehold.range_span() from public;
 revoke execute on function leasehold.ready_writers() from public;
 revoke execute on function leasehold.receipt_of_the_dead(p_expires_at timestamp with time zone, p_ended_at timestamp with time zone, p_reason text, p_done_ids bigint[], p_endings jsonb) from public;
+revoke execute on function leasehold.refuse_field(p_verb text, p_field text, p_wanted text, p_given text) from public;
 revoke execute on function leasehold.register_duties(p_duties jsonb) from public;
 revoke execute on function leasehold.register_stage(p_name text, p_priority integer, p_max_attempts integer, p_timeout interval, p_backoff_min interval, p_backoff_max interval, p_max_crashes integer, p_key_limit integer, p_expected_workers integer) from public;
 revoke execute on function leasehold.register_worker(p_slot text, p_stages text[], p_ttl interval, p_beat_interval interval, p_host text, p_pid integer, p_version text, p_concurrency integer, p_meta jsonb) from public;

@@ -229,6 +229,8 @@ test.each([
   ['an outcome that does not exist', `select leasehold.settle($1, 1, 1, 'finished')`, '22023'],
   ['no outcome', 'select leasehold.settle($1, 1, 1, null)', '22023'],
   ['children that are no array', `select leasehold.settle($1, 1, 1, 'done', children => '{}')`, '22023'],
+  ['leaving without a reason', 'select leasehold.leave($1, null)', '22023'],
+  ['a claim in an unknown stage', `select leasehold.claim($1, 'newsleter')`, 'LH001'],
   [
     'endings that are no array',
     `select leasehold.exchange($1, null, null, '{}', null, null, null, null, null, false, null)`,
@@ -258,4 +260,28 @@ test.each([
   ],
 ])('%s is refused', async (_, sql, code) => {
   await refused(() => db.query(sql, [worker]), code)
+})
+
+test.each([
+  ['children => $2', '[{"payload": {}}]', /each of children must be an object with a stage/],
+  ['error => $2', '"it broke"', /error must be an object/],
+])('settle(… %s) names the field that is wrong, and what it should be', async (argument, value, message) => {
+  const settling = db.query(`select leasehold.settle($1, 1, 1, 'fail', ${argument})`, [worker, value])
+  await expect(settling).rejects.toMatchObject({ code: '22023', message: expect.stringMatching(message) })
+})
+
+test.each([
+  ['{}', /p_notes must be an array of objects/],
+  ['[7]', /each note must be an object, not 7/],
+  ['[{"task_id": 1, "fence": 1, "message": "hello"}]', /kind must be log, progress or checkpoint, not null/],
+  ['[{"kind": "log", "fence": 1}]', /task_id must be what claim\(\) returned, not null/],
+  ['[{"kind": "log", "task_id": 1}]', /fence must be/],
+  ['[{"kind": "checkpoint", "task_id": 1, "fence": 1}]', /name must be the name of the checkpoint/],
+])('the notes %s are refused with the field that is wrong', async (notes, message) => {
+  const writing = db.query('select leasehold.write_notes($1, $2)', [worker, notes])
+  await expect(writing).rejects.toMatchObject({
+    code: '22023',
+    message: expect.stringMatching(message),
+    hint: expect.stringContaining('Correct '),
+  })
 })

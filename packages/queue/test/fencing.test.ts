@@ -239,3 +239,19 @@ test('starting a slot again frees its tasks at once, under a new worker id, and 
   )
   expect(health.rows).toEqual([{ restarts: 1 }])
 })
+
+test('a registration that is sent again because its answer was lost is the same one, and nobody died', async () => {
+  const register = async (start: string): Promise<{ worker_id: string; superseded: string | null }> => {
+    const { rows } = await db.query<{ worker_id: string; superseded: string | null }>(
+      `select worker_id, superseded from leasehold.register_worker('twice', $1, '30 s', '10 s', 'host.test',
+         p_meta => jsonb_build_object('start', $2::text))`,
+      [[stage], start],
+    )
+    return rows[0]!
+  }
+  const first = await register('one start')
+  expect(await register('one start')).toEqual(first)
+  const { rows } = await db.query("select restarts, end_reason from leasehold.workers where slot = 'twice'")
+  expect(rows).toEqual([{ restarts: 0, end_reason: null }])
+  expect(await register('another start')).toMatchObject({ superseded: first.worker_id })
+})

@@ -6,6 +6,7 @@
  * another process ends. A database that is away only delays: nothing here gives up.
  * Never exits the process, reads the environment or handles signals: daemons/runner does.
  */
+import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
 import {
   leave,
@@ -144,11 +145,13 @@ class RunnerProcess implements Runner {
   private async takeSlot(stop: AbortSignal): Promise<Life | null> {
     const { settings } = this
     const outage = new OutageLog()
+    // Named, so that it is the same start when the answer to a registration is lost and it is sent again.
+    const start = randomUUID()
     const givenUp = afterAbort(stop, registrationWithinMs)
     while (!stop.aborted) {
       settings.onTurn?.()
       try {
-        const registering = this.register()
+        const registering = this.register(start)
         const given = await Promise.race([registering, givenUp])
         if (given === null) {
           registering.catch(() => {})
@@ -168,7 +171,7 @@ class RunnerProcess implements Runner {
     return null
   }
 
-  private async register(): Promise<{ registration: WorkerRegistration; atNs: bigint }> {
+  private async register(start: string): Promise<{ registration: WorkerRegistration; atNs: bigint }> {
     const { settings } = this
     for (const stage of settings.stages) await registerStage(this.sidePool, stage)
     const atNs = process.hrtime.bigint()
@@ -181,7 +184,7 @@ class RunnerProcess implements Runner {
       pid: process.pid,
       version: settings.version,
       concurrency: settings.concurrency,
-      ...(settings.schemaVersion !== undefined && { meta: { schema: settings.schemaVersion } }),
+      meta: { start, ...(settings.schemaVersion !== undefined && { schema: settings.schemaVersion }) },
     })
     return { registration, atNs }
   }

@@ -33,8 +33,8 @@ const options = {
   run: { type: 'string' },
 } as const
 
-/** Reads the arguments. Throws {@link ConfigError}. */
-export function readArguments(args: string[]): Arguments {
+/** Reads the arguments; with problems, what is right among them. Throws {@link ConfigError} when they are no arguments. */
+export function readArguments(args: string[]): { given: Arguments; problems: ConfigProblem[] } {
   const values = parse(args)
   const problems: ConfigProblem[] = []
   if (values.concurrency !== undefined && !/^[1-9]\d{0,5}$/.test(values.concurrency)) {
@@ -53,8 +53,7 @@ export function readArguments(args: string[]): Arguments {
         problem: 'is said by the manifest (--config); leave one of the two out',
       })
   }
-  if (problems.length > 0) throw new ConfigError(problems)
-  return {
+  const given = {
     config: values.config ?? null,
     stages: values.stage ?? [],
     module: importable(values.module ?? '@leasehold/pipeline-leads'),
@@ -62,6 +61,7 @@ export function readArguments(args: string[]): Arguments {
     concurrency: values.concurrency === undefined ? null : Number(values.concurrency),
     run: values.run ?? null,
   }
+  return { given, problems }
 }
 
 function parse(args: string[]): ReturnType<typeof parseArgs<{ options: typeof options }>>['values'] {

@@ -7,7 +7,6 @@
  */
 import { hostname } from 'node:os'
 import { openPool, resolveDatabase } from '@leasehold/postgres'
-import { ConfigError } from '@leasehold/queue'
 import { type Runner, startRunner } from '@leasehold/runner'
 import {
   beginStart,
@@ -17,13 +16,13 @@ import {
   type Notifier,
   notifier,
   onShutdown,
-  readConfig,
   runMain,
 } from '@leasehold/service'
-import { type Arguments, readArguments } from './arguments.ts'
-import { type Declared, readDeclared } from './declared.ts'
+import type { Arguments } from './arguments.ts'
+import type { Declared } from './declared.ts'
 import { untilSchemaFits } from './schema.ts'
 import { loadStages, type StageSurroundings } from './stages.ts'
+import { readTold } from './told.ts'
 
 const version = '0.1.0'
 /** After the end, what a handler or a library left running ends with the process. */
@@ -49,10 +48,7 @@ export async function runDaemon(toldBefore: () => boolean): Promise<void> {
 }
 
 async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<void> {
-  const given = readArguments(process.argv.slice(2))
-  const declared = await declaredFor(given)
-  Object.assign(process.env, declared?.variables)
-  const config = readConfig(process.env, 'runner')
+  const { given, declared, config } = await readTold(process.argv.slice(2), process.env)
   const log = createLogger({ level: config.log.level, name: 'runner' })
   if (stop.aborted) return
   const systemd = notifier(process.env)
@@ -114,19 +110,6 @@ async function work(stop: AbortSignal, take: (runner: Runner) => void): Promise<
     ])
     await database.stop()
   }
-}
-
-/** What the manifest says for this slot; null without a manifest. */
-async function declaredFor({ config, slot }: Arguments): Promise<Declared | null> {
-  if (config === null) return null
-  const name = slot ?? process.env['SLOT_ID'] ?? ''
-  if (name !== '') return readDeclared(config, name, process.env)
-  throw new ConfigError([
-    {
-      name: '--slot',
-      problem: 'is needed with --config: a worker of the manifest and a number, lead_verify@2',
-    },
-  ])
 }
 
 /** Without SLOT_ID every process has a slot of its own; with it, a restart takes over at once. */

@@ -63,6 +63,15 @@ test('a runner that is wrongly configured ends with 2', async () => {
   expect(stderr).toContain('ehco')
 })
 
+test('arguments, settings and stages that are wrong are said at once', async () => {
+  const args = ['runner', '--module', fixtureStages, '--stage', 'ehco', '--slot', 'two words']
+  const { code, stderr } = await leasehold(args, { ...env, LEASEHOLD_BEAT_INTERVAL_MS: '80000' })
+  expect(code).toBe(2)
+  expect(stderr).toMatch(
+    /3 problems:\n +--slot: .*\n +LEASEHOLD_BEAT_INTERVAL_MS: .*\n +--stage: 'ehco' is not in/,
+  )
+})
+
 test('logs --follow shows each line once, as it comes, and ends with its task', async () => {
   const id = await submit(db.pool, 'endless', {})
   const follower = start(['logs', id, '--follow'])

@@ -68,8 +68,8 @@ export function readConfig(environment: Environment, reader: ConfigReader): Conf
   problems.push(...unknownNames(environment))
   const parsed = parseSettings(values)
   problems.push(...parsed.problems)
-  if (parsed.settings !== null) problems.push(...misfits(parsed.settings, reader))
-  if (parsed.settings === null || problems.length > 0) throw new ConfigError(dedupe(problems))
+  problems.push(...misfits(parsed.settings, reader, new Set(parsed.problems.map(({ name }) => name))))
+  if (problems.length > 0) throw new ConfigError(dedupe(problems))
   return shape(parsed.settings)
 }
 
@@ -116,10 +116,13 @@ function unknownNames(environment: Environment): ConfigProblem[] {
   })
 }
 
-/** Values that are right by themselves and wrong together. */
-function misfits(s: Settings, reader: ConfigReader): ConfigProblem[] {
+/** Values that are right by themselves and wrong together; of those that are `wrong` by themselves nothing is said. */
+function misfits(s: Settings, reader: ConfigReader, wrong: ReadonlySet<string>): ConfigProblem[] {
   const problems: ConfigProblem[] = []
-  const refuse = (name: keyof Settings, problem: string): void => void problems.push({ name, problem })
+  const refuse = (name: keyof Settings, problem: string): void => {
+    const named = settingNames.filter((one) => one === name || problem.includes(one))
+    if (!named.some((one) => wrong.has(one))) problems.push({ name, problem })
+  }
   const ttl = s.LEASEHOLD_LEASE_TTL_MS
   const beat = s.LEASEHOLD_BEAT_INTERVAL_MS
   // Two beats may get lost before a lease does.

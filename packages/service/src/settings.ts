@@ -192,17 +192,21 @@ export const secretNames: readonly (keyof Settings)[] = [
   'TRIGGER_SECRET',
 ]
 
-/** Parses values by name: the settings, or every problem of every value. */
-export function parseSettings(
-  values: Readonly<Record<string, string>>,
-):
-  | { readonly settings: Settings; readonly problems: [] }
-  | { readonly settings: null; readonly problems: ConfigProblem[] } {
+/**
+ * Parses values by name. With problems, every one of every value; a setting that has one is at its default, so that the
+ * others can still be held against one another.
+ */
+export function parseSettings(values: Readonly<Record<string, string>>): {
+  readonly settings: Settings
+  readonly problems: ConfigProblem[]
+} {
   const parsed = schema.safeParse(values)
   if (parsed.success) return { settings: parsed.data, problems: [] }
   const problems = parsed.error.issues.map((issue) => ({
     name: String(issue.path[0]),
     problem: issue.message,
   }))
-  return { settings: null, problems }
+  const wrong = new Set(problems.map(({ name }) => name))
+  const right = Object.entries(values).filter(([name]) => !wrong.has(name))
+  return { settings: schema.parse(Object.fromEntries(right)), problems }
 }

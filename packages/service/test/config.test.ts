@@ -84,6 +84,22 @@ test('values are parsed, trimmed and grouped; empty ones count as not set', () =
   })
 })
 
+test('values that do not fit one another are reported beside a value that is wrong by itself', () => {
+  const problems = problemsOf({
+    LEASEHOLD_BEAT_INTERVAL_MS: '80000',
+    SMTP_PORT: 'many',
+    EMAIL_FROM: 'nobody',
+  })
+  expect(Object.keys(problems).sort()).toEqual(['EMAIL_FROM', 'LEASEHOLD_BEAT_INTERVAL_MS', 'SMTP_PORT'])
+  // Of a value that cannot be read nothing more is said.
+  const unread = problemsOf({
+    LEASEHOLD_LEASE_TTL_MS: 'long',
+    SMTP_HOST: 'mail.example',
+    EMAIL_FROM: 'nobody',
+  })
+  expect(Object.keys(unread).sort()).toEqual(['EMAIL_FROM', 'LEASEHOLD_LEASE_TTL_MS'])
+})
+
 test('all problems are reported at once, each with its name and its bounds', () => {
   const problems = problemsOf({
     DATABASE_URL: 'mysql://root:hunter2@db.example/x',

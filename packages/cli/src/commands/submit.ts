@@ -33,7 +33,9 @@ interface Options {
 export function addSubmit(program: Command, context: Context): void {
   program
     .command('submit')
-    .description('submit a task and print its id')
+    .description(
+      'submit a task and print its id. Its payload is checked by the worker: one that does not fit the stage is dead at once',
+    )
     .argument('<stage>')
     .argument('[payload]', 'JSON, or - to read it from standard input', '{}')
     .option('--priority <0-9>', 'higher first (default: the stage’s)', wholeNumber(0, 9))

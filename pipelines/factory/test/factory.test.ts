@@ -93,6 +93,14 @@ describe('one of its workers', () => {
     expect(lastError?.message).toContain('lead-verify: the payload must be a JSON object')
   })
 
+  test('hands whole numbers of any size to the program as they were submitted', async () => {
+    const { rows } = await db.pool.query<{ id: string }>(
+      `insert into leasehold.tasks (stage, payload) values ('lead-verify', '[12345678901234567891]') returning id::text`,
+    )
+    await until(rows[0]!.id, 'dead')
+    expect((await statusOf(rows[0]!.id)).lastError?.message).toContain('not [12345678901234567891]')
+  })
+
   test('ends the program of a task that is cancelled', async () => {
     const id = await atWork()
     await cancelTask(db.pool, id)

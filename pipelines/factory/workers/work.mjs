@@ -42,7 +42,7 @@ function parse(input) {
   } catch {
     // Said below.
   }
-  return refuse('the payload must be a JSON object')
+  return refuse(`the payload must be a JSON object, not ${input.trim().slice(0, 200)}`)
 }
 
 function refuse(reason) {

@@ -5,7 +5,14 @@
  * 75 not now, 65 and 78 (and the shell's 126 and 127) never, everything else failed. What a program writes outside the
  * database happens at least once, so it is given the task's id and fence.
  */
-import { defineStage, type Duration, type Outcome, type Stage, type TaskContext } from '@leasehold/queue'
+import {
+  defineStage,
+  type Duration,
+  type Outcome,
+  type Stage,
+  type TaskContext,
+  writeExact,
+} from '@leasehold/queue'
 import { z } from 'zod'
 import { findExecutable } from './executable.ts'
 import { Guard } from './guard.ts'
@@ -103,7 +110,7 @@ async function run(
     command: [found.file, ...command.slice(1)],
     directory,
     env: { ...env, ...taskVariables(ctx) },
-    input: `${JSON.stringify(ctx.payload)}\n`,
+    input: `${writeExact(ctx.payload)}\n`,
   }
   const end = await runProgram(program, output, guard, { signal: ctx.signal, graceMs }).catch(notStarted)
   if (end.leftProcesses) ctx.log.warn('the program ended and left processes behind; they were ended')

@@ -4,6 +4,7 @@
  * Invariant: memory is bounded whatever is printed: endless lines, no line ends at all, bytes that are no text. Once the
  * log of the attempt is full, only the end of each piece is looked at, so that gigabytes cost reading and nothing else.
  */
+import { parseExact } from '@leasehold/queue'
 import { StringDecoder } from 'node:string_decoder'
 
 export type StreamName = 'stdout' | 'stderr'
@@ -64,7 +65,7 @@ export class Output {
     const text = this.ending.lastLine()
     if (text === null || !text.startsWith('{')) return undefined
     try {
-      return JSON.parse(text) as object
+      return parseExact(text) as object
     } catch {
       return undefined
     }

@@ -157,6 +157,7 @@ alter table leasehold.alerts
   add constraint alert_goes_to_a_known_channel check (channel in ('email', 'telegram', 'webhook', 'command'));
 comment on column leasehold.alerts.transmission is 'Messages with the same one went out together, as one.';
 comment on column leasehold.alerts.refused_at is 'The other side refused it for good; it is tried again only when somebody asks (retry_alerts).';
+create index incidents_by_end on leasehold.incidents (resolved_at) where resolved_at is not null;
 create index alerts_by_channel on leasehold.alerts (channel, id);
 create index alerts_sent on leasehold.alerts (channel, sent_at) where sent_at is not null;
 
@@ -367,9 +368,9 @@ as $$
 $$;
 
 -- Makes news of what has changed: incidents to tell for the first time, again, or as over. Reads the state and not what
--- one look found, so a look that could not tell leaves it to the next one. p_resolved: what this look resolved.
+-- one look found, so a look that could not tell leaves it to the next ones, for six hours also what was over meanwhile.
 -- Deliberately no news: rules that say never, what was over before min_age, an outage of the channel itself.
-create function leasehold.gather_news(p_resolved bigint[] default '{}') returns void
+create function leasehold.gather_news() returns void
   language plpgsql security definer
   set search_path = pg_catalog, leasehold, pg_temp
 as $$
@@ -388,8 +389,7 @@ begin
     v_now
   from (
     select x.* from leasehold.incidents x where x.resolved_at is null
-    union select x.* from leasehold.incidents x where x.opened_at > v_now - interval '1 hour'
-    union select x.* from leasehold.incidents x where x.id = any (p_resolved)
+    union all select x.* from leasehold.incidents x where x.resolved_at > v_now - interval '6 hours'
   ) i
   cross join lateral leasehold.alert_rule(i.kind) r
   cross join unnest(v_targets) as t(channel)
@@ -798,6 +798,34 @@ as $$
   from late l where l.age > l.older_than
 $$;
 
+-- Schedules whose last task that has ended ended dead: wrong until one of them is done again, or it is retried and done.
+-- Looks at the last three firings of each enabled schedule. Nothing where there are no schedules at all.
+create function leasehold.failing_schedules()
+  returns table (kind text, subject text, summary text, details jsonb)
+  language plpgsql stable security definer
+  set search_path = pg_catalog, leasehold, pg_temp
+as $$
+begin
+  if to_regclass('leasehold.schedule_firings') is null then
+    return;
+  end if;
+  return query
+  select 'schedule_failing', s.name, 'the last task of schedule ' || s.name || ' (' || s.stage || ') ended dead',
+    jsonb_build_object('schedule', s.name, 'stage', s.stage, 'slot', l.slot, 'task_id', l.task_id::text,
+      'error', (select left(a.error ->> 'message', 500) from leasehold.attempts a
+        where a.task_id = l.task_id order by a.fence desc limit 1))
+  from leasehold.schedules s
+  cross join lateral (
+    select f.slot, f.task_id, leasehold.final_outcome(f.task_id) as outcome
+    from (select x.slot, x.task_id from leasehold.schedule_firings x
+      where x.schedule = s.name and x.task_id is not null order by x.slot desc limit 3) f
+  ) l
+  where s.enabled and l.outcome = 'dead' and not exists (
+    select from leasehold.schedule_firings y where y.schedule = s.name and y.slot > l.slot and y.task_id is not null
+      and leasehold.final_outcome(y.task_id) is not null);
+end
+$$;
+
 -- Everything that is wrong right now and stays an open incident for as long as it is. Other parts bring conditions of
 -- their own (the scheduler's and the housekeeping's migrations): each function named here is asked when it is there.
 create or replace function leasehold.current_conditions(p_wedge interval, p_lonely interval, p_silent interval)
@@ -904,7 +932,8 @@ declare
     'note_alert_test'];
   v_internal constant text[] := array['check_alert_zone', 'check_change', 'alert_rule', 'alert_zone', 'alert_day', 'is_quiet',
     'alert_targets', 'serve_channels', 'gather_news', 'alerts_used', 'burst_ends_at', 'due_messages', 'write_message',
-    'claim_messages', 'messages_sent', 'messages_failed', 'overdue_channels', 'fleet_conditions', 'work_conditions'];
+    'claim_messages', 'messages_sent', 'messages_failed', 'overdue_channels', 'fleet_conditions', 'work_conditions',
+    'failing_schedules'];
 begin
   for v_object in
     select p.oid::regprocedure as signature, p.proname = any (v_verbs) as is_verb from pg_catalog.pg_proc p

@@ -85,7 +85,7 @@ async function tellWithoutRisk(
   await tx.query('savepoint telling')
   try {
     await serveChannels(tx, deps.channels)
-    await gatherNews(tx, answer.resolved)
+    await gatherNews(tx)
     const due = await dueMessages(tx, deps.monitor.intervalMs, answer.unfinished)
     const alertIds: string[] = []
     for (const message of due.messages)

@@ -43,9 +43,9 @@ export async function serveChannels(tx: Db, channels: readonly AlertChannel[]): 
   if (channels.length > 0) await tx.query('select leasehold.serve_channels($1)', [channels])
 }
 
-/** Makes news of what has changed. `resolved`: the incidents that this look resolved. */
-export async function gatherNews(tx: Db, resolved: readonly Incident[]): Promise<void> {
-  await tx.query('select leasehold.gather_news($1::bigint[])', [resolved.map((incident) => incident.id)])
+/** Makes news of what has changed. */
+export async function gatherNews(tx: Db): Promise<void> {
+  await tx.query('select leasehold.gather_news()')
 }
 
 /** Asks what has to be told now; until the transaction ends nobody else can send on the channels asked about. */

@@ -37,7 +37,7 @@ export function tellings(
   return inTransaction(db.pool, async (tx) => {
     await tx.query("select from leasehold.locks where name = 'monitor' for update")
     await serveChannels(tx, channels)
-    await gatherNews(tx, [])
+    await gatherNews(tx)
     const { messages } = await dueMessages(tx, 60_000, false)
     const told: Telling[] = []
     for (const due of messages) {

@@ -161,7 +161,14 @@ class Watchdog {
 
 function statusLine(runner: Runner): string {
   const { held, settled } = runner.counts
-  return `${runner.slot}: ${held} running, ${settled} settled since the start`
+  const { unwatchedMs } = runner
+  const alone =
+    unwatchedMs === undefined
+      ? ''
+      : unwatchedMs === null
+        ? '; no monitor has ever looked'
+        : `; no monitor for ${Math.round(unwatchedMs / 60_000)} min`
+  return `${runner.slot}: ${held} running, ${settled} settled since the start${alone}`
 }
 
 function logFault(log: Logger, error: unknown): void {

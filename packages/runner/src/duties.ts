@@ -21,6 +21,8 @@ export interface Duties {
   traffic(): number
   /** Whether this runner's own lease is valid beyond doubt. */
   sure(): boolean
+  /** For how long no monitor has looked, asked just now; null: none ever did. */
+  silence(ms: number | null): void
   /** Dead workers were released: there may be work. */
   released(): void
 }
@@ -55,6 +57,7 @@ export async function attendDuties(duties: Duties, stop: AbortSignal): Promise<v
 
 async function standInForMonitor(duties: Duties, wasSilent: boolean): Promise<boolean> {
   const silenceMs = await monitorSilenceMs(duties.db)
+  duties.silence(silenceMs)
   const silent = silenceMs === null || silenceMs > duties.monitorSilentAfterMs
   if (silent && !wasSilent) {
     const facts = { event: 'monitor.silent', silenceMs }

@@ -49,6 +49,11 @@ export interface Runner {
   readonly workerId: string
   readonly slot: string
   readonly counts: RunnerCounts
+  /**
+   * That nobody watches: for how long no monitor has looked (null: none ever did), when that is longer than it should be.
+   * Undefined: one does, as far as is known.
+   */
+  readonly unwatchedMs: number | null | undefined
   /** Claims nothing more, finishes or releases what runs, leaves. Resolves when all is closed. */
   drain(): Promise<void>
   /** Releases what runs at once, and leaves. */
@@ -89,6 +94,7 @@ class RunnerProcess implements Runner {
   private readonly hurry = new AbortController()
   private readonly closing = new AbortController()
   private listener: Listener | null = null
+  private silence: { readonly ms: number | null; readonly heardAt: number } | undefined
   private life!: Life
 
   constructor(settings: Settings) {
@@ -124,6 +130,14 @@ class RunnerProcess implements Runner {
 
   get counts(): RunnerCounts {
     return { ...this.tally, held: this.life.loop.ledger.held.size }
+  }
+
+  get unwatchedMs(): number | null | undefined {
+    if (this.silence === undefined) return undefined
+    const { ms, heardAt } = this.silence
+    if (ms === null) return null
+    const silentMs = ms + performance.now() - heardAt
+    return ms > this.settings.monitorSilentAfterMs ? silentMs : undefined
   }
 
   /** Takes the slot and begins to work. Rejects with the signal's reason when it aborts before that. */
@@ -230,6 +244,7 @@ class RunnerProcess implements Runner {
         lookEveryMs: settings.beatIntervalMs,
         monitorSilentAfterMs: settings.monitorSilentAfterMs,
         sure: () => this.life.leaseLeftMs > 0,
+        silence: (ms) => (this.silence = { ms, heardAt: performance.now() }),
         released: () => this.life.loop.wake(),
       },
       this.closing.signal,

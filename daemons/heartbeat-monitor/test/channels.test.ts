@@ -159,7 +159,7 @@ test.each([
   [410, {}, true, null],
   [302, { location: 'http://127.0.0.1:1/' }, true, null],
 ])('webhook: %i %j is refused for good: %s', async (status, headers, refused, aloneMs) => {
-  const { url, heard } = await server(says(status, {}, headers as Record<string, string>))
+  const { url, heard } = await server(says(status, {}, headers))
   await expect(webhookChannel({ url, secret: null }).send(delivery, never)).rejects.toMatchObject({
     refused,
     aloneMs,

@@ -193,6 +193,7 @@ create table leasehold.incidents (
   constraint incidents_pkey PRIMARY KEY (id),
   constraint incident_kind_is_plain CHECK ((kind ~ '^[a-z][a-z_]{0,47}$'::text))
 );
+CREATE INDEX incidents_by_end ON leasehold.incidents USING btree (resolved_at) WHERE (resolved_at IS NOT NULL);
 CREATE INDEX incidents_by_subject ON leasehold.incidents USING btree (kind, subject);
 CREATE INDEX incidents_by_time ON leasehold.incidents USING btree (opened_at);
 CREATE UNIQUE INDEX one_open_incident_per_subject ON leasehold.incidents USING btree (kind, subject) WHERE (resolved_at IS NULL);
@@ -2672,6 +2673,33 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.failing_schedules()
+ RETURNS TABLE(kind text, subject text, summary text, details jsonb)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  if to_regclass('leasehold.schedule_firings') is null then
+    return;
+  end if;
+  return query
+  select 'schedule_failing', s.name, 'the last task of schedule ' || s.name || ' (' || s.stage || ') ended dead',
+    jsonb_build_object('schedule', s.name, 'stage', s.stage, 'slot', l.slot, 'task_id', l.task_id::text,
+      'error', (select left(a.error ->> 'message', 500) from leasehold.attempts a
+        where a.task_id = l.task_id order by a.fence desc limit 1))
+  from leasehold.schedules s
+  cross join lateral (
+    select f.slot, f.task_id, leasehold.final_outcome(f.task_id) as outcome
+    from (select x.slot, x.task_id from leasehold.schedule_firings x
+      where x.schedule = s.name and x.task_id is not null order by x.slot desc limit 3) f
+  ) l
+  where s.enabled and l.outcome = 'dead' and not exists (
+    select from leasehold.schedule_firings y where y.schedule = s.name and y.slot > l.slot and y.task_id is not null
+      and leasehold.final_outcome(y.task_id) is not null);
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.final_outcome(p_task_id bigint)
  RETURNS text
  LANGUAGE sql
@@ -2848,7 +2876,7 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION leasehold.gather_news(p_resolved bigint[] DEFAULT '{}'::bigint[])
+CREATE OR REPLACE FUNCTION leasehold.gather_news()
  RETURNS void
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -2869,8 +2897,7 @@ begin
     v_now
   from (
     select x.* from leasehold.incidents x where x.resolved_at is null
-    union select x.* from leasehold.incidents x where x.opened_at > v_now - interval '1 hour'
-    union select x.* from leasehold.incidents x where x.id = any (p_resolved)
+    union all select x.* from leasehold.incidents x where x.resolved_at > v_now - interval '6 hours'
   ) i
   cross join lateral leasehold.alert_rule(i.kind) r
   cross join unnest(v_targets) as t(channel)
@@ -5191,12 +5218,13 @@ revoke execute on function leasehold.epoch_ms(p_at timestamp with time zone) fro
 revoke execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer) from public;
 revoke execute on function leasehold.expire_deadlines(p_slack interval, p_limit integer) from public;
 revoke execute on function leasehold.explain_task(task_id bigint) from public;
+revoke execute on function leasehold.failing_schedules() from public;
 revoke execute on function leasehold.final_outcome(p_task_id bigint) from public;
 revoke execute on function leasehold.fleet_conditions(p_wedge interval, p_lonely interval, p_silent interval) from public;
 revoke execute on function leasehold.forget_runs(p_after text, p_limit integer) from public;
 revoke execute on function leasehold.forgotten_leases() from public;
 revoke execute on function leasehold.free_child(p_child bigint, p_parent bigint) from public;
-revoke execute on function leasehold.gather_news(p_resolved bigint[]) from public;
+revoke execute on function leasehold.gather_news() from public;
 revoke execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) from public;
 revoke execute on function leasehold.id_rate() from public;
 revoke execute on function leasehold.is_quiet(p_at timestamp with time zone) from public;

@@ -72,7 +72,14 @@ export async function watch(
   })
   onTestFinished(() => monitor.stop())
   if (options.onTick === undefined) await first.promise
-  return Object.assign(monitor, { lines })
+  const tick = monitor.tick.bind(monitor)
+  return Object.assign(monitor, { lines, tick: async () => withoutHousekeeping(await tick()) })
+}
+
+/** When the clock leaps, the monitor's quiet duties are late as well; that is not what these tests are about. */
+function withoutHousekeeping(found: Look): Look {
+  const ours = (incident: { readonly kind: string }): boolean => incident.kind !== 'housekeeping_overdue'
+  return { ...found, opened: found.opened.filter(ours), resolved: found.resolved.filter(ours) }
 }
 
 /** Makes stages with the settings given, or their defaults. */

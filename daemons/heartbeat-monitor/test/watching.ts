@@ -78,8 +78,11 @@ export async function watch(
 
 /** When the clock leaps, the monitor's quiet duties are late as well; that is not what these tests are about. */
 function withoutHousekeeping(found: Look): Look {
-  const ours = (incident: { readonly kind: string }): boolean => incident.kind !== 'housekeeping_overdue'
-  return { ...found, opened: found.opened.filter(ours), resolved: found.resolved.filter(ours) }
+  return {
+    ...found,
+    opened: found.opened.filter(({ kind }) => kind !== 'housekeeping_overdue'),
+    resolved: found.resolved.filter(({ kind }) => kind !== 'housekeeping_overdue'),
+  }
 }
 
 /** Makes stages with the settings given, or their defaults. */

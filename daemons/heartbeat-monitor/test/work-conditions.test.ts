@@ -72,6 +72,11 @@ test('a stage is behind when its oldest ready task is older than its limit, and 
   expect((await monitor.tick()).opened).toEqual([])
 })
 
+/** The schedules among these that fail. */
+function failing(found: readonly { readonly kind: string; readonly subject: string }[]): string[] {
+  return found.filter(({ kind }) => kind === 'schedule_failing').map(({ subject }) => subject)
+}
+
 test('a schedule whose last task died is told at once, and over when the next one is done', async () => {
   await db.pool.query(
     `insert into leasehold.schedules (name, stage, cron, zone) values ('nightly', 's', '0 6 * * *', 'UTC')`,
@@ -84,18 +89,16 @@ test('a schedule whose last task died is told at once, and over when the next on
     )
   const monitor = await watch(db, null)
   const worker = await work(db, 'w', ['s'], { ttl: 81_000_000 })
-  const failing = (found: { readonly kind: string; readonly subject: string }[]): string[] =>
-    found.filter(({ kind }) => kind === 'schedule_failing').map(({ subject }) => subject)
   await fire(await die(worker))
-  expect(failing([...(await monitor.tick()).opened])).toEqual(['nightly'])
+  expect(failing((await monitor.tick()).opened)).toEqual(['nightly'])
   expect((await alerts(db))[0]!.subject).toContain('the last task died of schedule nightly')
 
   await fire(await submit(db, 's'))
-  expect(failing([...(await monitor.tick()).resolved])).toEqual([])
+  expect(failing((await monitor.tick()).resolved)).toEqual([])
   await claim(db, worker, 's')
   await db.pool.query(
     `select leasehold.settle($1, l.task_id, l.fence, 'done') from leasehold.leases l where l.worker_id = $1`,
     [worker],
   )
-  expect(failing([...(await monitor.tick()).resolved])).toEqual(['nightly'])
+  expect(failing((await monitor.tick()).resolved)).toEqual(['nightly'])
 })

@@ -224,7 +224,7 @@ test('that a stage has nobody left is not told again with the last message, righ
   await work(db, 'w', ['s'])
   await db.advance(ttlMs + 1)
   expect((await monitor.tick()).alertIds).toHaveLength(1)
-  expect(await handOver(db.pool, 'email')).toBe(1)
+  expect(await handOver(db.pool, ['email'])).toBe(1)
   await db.advance(2 * minute)
   expect(await monitor.tick()).toMatchObject({ opened: [{ kind: 'stage_without_worker' }], alertIds: [] })
   expect(await waiting(db)).toBe(1)

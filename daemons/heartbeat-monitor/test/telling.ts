@@ -3,7 +3,7 @@
  *
  * The same verbs in the same transaction as look.ts; so a test may walk through days in a second.
  */
-import { type AlertChannel, inTransaction } from '@leasehold/queue'
+import { type AlertChannel, type Db, inTransaction } from '@leasehold/queue'
 import type { TestDatabase } from '../../../test/harness/database.ts'
 import { type Message, compose } from '../src/compose.ts'
 import { composeDigest } from '../src/digest.ts'
@@ -58,24 +58,29 @@ export function tellings(
         subjects: rows.map((row) => row.subject),
         whats: rows.map((row) => row.what),
       })
-      if (!held) await handOver(tx, channel)
+      if (!held) await handOver(tx, [channel])
     }
     return told
   })
 }
 
-/** Everything that waits on a channel is taken, as one. Answers how many messages it was. */
+/**
+ * Everything that waits on these channels is taken, as one message for each. `meanwhile` happens while they are on their
+ * way. Answers how many messages of the outbox it was.
+ */
 export async function handOver(
-  tx: { query: TestDatabase['pool']['query'] } | Parameters<typeof writeMessage>[0],
-  channel: AlertChannel,
+  db: Db,
+  channels: readonly AlertChannel[],
+  meanwhile: (() => Promise<void>) | null = null,
 ): Promise<number> {
-  const query = tx.query.bind(tx) as Parameters<typeof writeMessage>[0]['query']
-  const { rows } = await query<{ transmission: string }>(
-    "select transmission from leasehold.claim_messages($1, '1 minute')",
-    [channel],
+  const { rows } = await db.query<{ channel: string; transmission: string }>(
+    `select t.channel, m.transmission from unnest($1::text[]) as t(channel)
+    cross join lateral leasehold.claim_messages(t.channel, '5 minutes') m`,
+    [channels],
   )
-  if (rows[0] !== undefined)
-    await query('select leasehold.messages_sent($1, $2)', [channel, rows[0].transmission])
+  await meanwhile?.()
+  for (const { channel, transmission } of rows)
+    await db.query('select leasehold.messages_sent($1, $2)', [channel, transmission])
   return rows.length
 }
 

@@ -106,14 +106,22 @@ test('a table lock that nobody gives up is reported, and the file can be applied
   expect((await migrate(db.pool, { folder })).applied).toEqual(['0002_second'])
 })
 
-test('a newer database, an edited file and a late number are refused without a change', async () => {
+test('a newer database that older programs cannot work with is refused, another one is left as it is', async () => {
   const folder = await migrationFolder({ ...first, ...second })
   await migrate(db.pool, { folder })
   const older = await migrationFolder(first)
+  expect((await migrate(db.pool, { folder: older })).applied).toEqual([])
+  await addMigrations(folder, { '0003_third.sql': '-- drain\ncreate table leasehold.u ();' })
+  await migrate(db.pool, { folder })
   await expect(migrate(db.pool, { folder: older })).rejects.toMatchObject({
     problem: 'ahead',
-    differing: ['0002_second'],
+    differing: ['0003_third'],
   })
+})
+
+test('an edited file and a late number are refused without a change', async () => {
+  const folder = await migrationFolder({ ...first, ...second })
+  await migrate(db.pool, { folder })
   const edited = await migrationFolder({
     ...first,
     '0002_second.sql': `${second['0002_second.sql']} -- edited`,

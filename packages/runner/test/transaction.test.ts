@@ -24,6 +24,9 @@ const flexible = defineStage({
   retry: { attempts: 2, from: 20, to: 40 },
   run: async (ctx) => (await handlers.get(ctx.payload.handler)!(ctx)) as Outcome,
 })
+/** No JSON can say this. */
+const circular: Record<string, unknown> = {}
+circular['itself'] = circular
 const child = defineStage({ name: 'child', payload: z.object({ n: z.number() }), async run() {} })
 
 let db: TestDatabase
@@ -217,7 +220,7 @@ test.each<[string, (ctx: TaskContext) => void, string]>([
     (ctx) => ctx.submit(child, { n: 'six' } as never),
     'PAYLOAD_INVALID',
   ],
-  ['a payload that is no JSON', (ctx) => ctx.submit('child', { n: 6n }), 'TypeError'],
+  ['a payload that is no JSON', (ctx) => ctx.submit('child', circular), 'TypeError'],
 ])(
   'a child with %s fails its own parent and not the others in the batch',
   async (_what, submitting, code) => {

@@ -4,7 +4,7 @@
  * Times are printed and not asserted: how fast a machine is says nothing about the units.
  */
 import { createServer, type Server, Socket } from 'node:net'
-import { getTask, submit } from '@leasehold/queue'
+import { getTask, putSchedule, submit } from '@leasehold/queue'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { createTestDatabase, type TestDatabase } from '../harness/database.ts'
 import { spawnProcess } from '../harness/processes.ts'
@@ -59,6 +59,14 @@ async function heldByOtherThan(taskId: string, workerId: string | null): Promise
 async function submitTo(stage: string, payload: object): Promise<string> {
   await db.pool.query('select leasehold.register_stage($1)', [stage])
   return submit(db.pool, stage, payload)
+}
+
+async function firingsOf(schedule: string): Promise<number> {
+  const { rows } = await db.pool.query<{ n: number }>(
+    'select count(task_id)::int as n from leasehold.schedule_firings where schedule = $1',
+    [schedule],
+  )
+  return rows[0]!.n
 }
 
 function measured(what: string, sinceMs: number): void {
@@ -191,8 +199,24 @@ test('a timer makes up for what was missed while the machine was off', async () 
     `mkdir -p /var/lib/systemd/timers && touch -d '2 days ago' '/var/lib/systemd/timers/stamp-${timer}'`,
   )
   expect(await systemd.show(service, 'ExecMainStartTimestamp')).toBe('')
+  await db.pool.query('select leasehold.register_stage($1)', ['note'])
+  await putSchedule(db.pool, { name: 'hourly', stage: 'note', cron: '0 * * * *', owner: 'sql' })
   await systemd.must(`systemctl start '${timer}'`)
   await systemd.until(service, 'ExecMainStartTimestamp', /./)
+  await expect.poll(() => firingsOf('hourly'), { timeout: 60_000 }).toBe(1)
+})
+
+test('the scheduler fires what is due, and goes on after kill -9', async () => {
+  await db.pool.query('select leasehold.register_stage($1)', ['note'])
+  await putSchedule(db.pool, { name: 'each_second', stage: 'note', everyMs: 1_000, owner: 'sql' })
+  const unit = 'leasehold-scheduler.service'
+  const pid = await start(unit)
+  await expect.poll(() => firingsOf('each_second'), { timeout: 60_000 }).toBeGreaterThan(1)
+  await systemd.must(`kill -9 ${pid}`)
+  await systemd.until(unit, 'NRestarts', '1')
+  await systemd.until(unit, 'ActiveState', 'active')
+  const before = await firingsOf('each_second')
+  await expect.poll(() => firingsOf('each_second'), { timeout: 60_000 }).toBeGreaterThan(before)
 })
 
 test('eight runners of one stage are one line', async () => {
@@ -220,7 +244,9 @@ test('a rolling restart replaces one worker after the other and loses no task', 
   const after = await workers('patient')
   expect(after.map(({ slot }) => slot)).toEqual(['patient@1', 'patient@2'])
   for (const { id } of before) expect(after.map((worker) => worker.id)).not.toContain(id)
-  const ends = `select outcome, count(*)::int as n from leasehold.attempts where task_id = any ($1) group by outcome`
+  // What an exchange that was under way brings after the drain has begun is given back, uncounted.
+  const ends = `select outcome, count(*)::int as n from leasehold.attempts
+    where task_id = any ($1) and outcome <> 'released' group by outcome`
   await expect
     .poll(async () => (await db.pool.query(ends, [ids])).rows, { timeout: 30_000 })
     .toEqual([{ outcome: 'done', n: ids.length }])

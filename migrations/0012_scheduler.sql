@@ -243,6 +243,9 @@ create function leasehold.advance_schedules(p_plans jsonb, p_by text default 'sc
   set enable_hashjoin = off
   set enable_mergejoin = off
   set plan_cache_mode = force_generic_plan
+  -- A key that an open transaction has taken must not hold up all schedules that are due: 55P03, and the caller goes on
+  -- one by one.
+  set lock_timeout = '1s'
 as $$
 #variable_conflict use_column
 declare
@@ -462,7 +465,7 @@ begin
   delete from leasehold.schedule_firings f
   where f.ctid = any (array(
     select x.ctid from leasehold.schedule_firings x
-    where x.recorded_at < leasehold.clock() - greatest(p_keep, interval '31 days')
+    where x.recorded_at < (select leasehold.clock() - greatest(p_keep, interval '31 days'))
       and exists (select from leasehold.schedule_firings n where n.schedule = x.schedule and n.slot > x.slot)
     order by x.recorded_at limit p_limit));
   get diagnostics v_removed = row_count;

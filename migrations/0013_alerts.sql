@@ -765,7 +765,8 @@ create function leasehold.work_conditions()
 as $$
   with failed as (
     select a.task_id, a.outcome, a.ended_at, a.error from leasehold.attempts a
-    where a.outcome in ('dead', 'retry', 'lost') and a.ended_at > leasehold.clock() - interval '1 hour'
+    -- The moment once, in a subquery: the clock is volatile, and a filter would walk the whole history of failures.
+    where a.outcome in ('dead', 'retry', 'lost') and a.ended_at > (select leasehold.clock() - interval '1 hour')
     order by a.ended_at desc limit 5000
   ), dead as (
     select t.stage, count(*) as n, max(f.ended_at) as last_at,

@@ -1176,6 +1176,7 @@ CREATE OR REPLACE FUNCTION leasehold.advance_schedules(p_plans jsonb, p_by text 
  SET enable_hashjoin TO 'off'
  SET enable_mergejoin TO 'off'
  SET plan_cache_mode TO 'force_generic_plan'
+ SET lock_timeout TO '1s'
 AS $function$
 #variable_conflict use_column
 declare
@@ -4910,7 +4911,7 @@ begin
   delete from leasehold.schedule_firings f
   where f.ctid = any (array(
     select x.ctid from leasehold.schedule_firings x
-    where x.recorded_at < leasehold.clock() - greatest(p_keep, interval '31 days')
+    where x.recorded_at < (select leasehold.clock() - greatest(p_keep, interval '31 days'))
       and exists (select from leasehold.schedule_firings n where n.schedule = x.schedule and n.slot > x.slot)
     order by x.recorded_at limit p_limit));
   get diagnostics v_removed = row_count;
@@ -4941,7 +4942,8 @@ CREATE OR REPLACE FUNCTION leasehold.work_conditions()
 AS $function$
   with failed as (
     select a.task_id, a.outcome, a.ended_at, a.error from leasehold.attempts a
-    where a.outcome in ('dead', 'retry', 'lost') and a.ended_at > leasehold.clock() - interval '1 hour'
+    -- The moment once, in a subquery: the clock is volatile, and a filter would walk the whole history of failures.
+    where a.outcome in ('dead', 'retry', 'lost') and a.ended_at > (select leasehold.clock() - interval '1 hour')
     order by a.ended_at desc limit 5000
   ), dead as (
     select t.stage, count(*) as n, max(f.ended_at) as last_at,

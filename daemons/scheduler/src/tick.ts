@@ -75,9 +75,12 @@ async function carryOut(
   return { carried, refused }
 }
 
-/** The server answered, and its answer is no matter of time: not shutting down, not out of resources, no deadlock. */
+/**
+ * The server answered, and its answer is no matter of time: not shutting down, not out of resources, no deadlock. A lock
+ * that was not given (55P03) is about one of them too: an open transaction has taken its task's key.
+ */
 function isAboutValues(error: unknown): boolean {
   if (typeof error !== 'object' || error === null || !('severity' in error)) return false
   const code = 'code' in error ? String(error.code) : ''
-  return !isFailover(error) && !/^(40|53|55|57)/.test(code)
+  return code === '55P03' || (!isFailover(error) && !/^(40|53|55|57)/.test(code))
 }

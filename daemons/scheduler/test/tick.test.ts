@@ -119,6 +119,24 @@ test('a malformed expression stops its own schedule alone, tells why, and is hea
   expect((await listSchedules(db.pool, { name: 'bad' }))[0]).toMatchObject({ status: 'ok', problem: null })
 })
 
+test('a key that an open transaction has taken holds up its own schedule only', async () => {
+  await toNextHour(1_000)
+  await hourly('held', { key: 'k' })
+  await hourly('free')
+  await settle()
+  const submitter = await db.client()
+  await submitter.query("begin; insert into leasehold.tasks (stage, key) values ('work', 'k')")
+  await toNextHour(1_000)
+  await settle()
+  const outcomes = async (schedule: string): Promise<string[]> =>
+    (await listFirings(db.pool, { schedule })).map(({ outcome }) => outcome)
+  expect([await outcomes('free'), await outcomes('held')]).toEqual([['fired'], []])
+  await submitter.query('rollback')
+  await db.advance(70_000) // set aside for a minute
+  await settle()
+  expect(await outcomes('held')).toEqual(['fired'])
+})
+
 test('a schedule whose task the database refuses is set aside with the reason; its neighbours fire', async () => {
   await hourly('good')
   await hourly('poor', { payload: { poison: true } })

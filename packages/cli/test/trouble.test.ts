@@ -59,7 +59,7 @@ test('a database without the schema leads to migrate, which makes it work', asyn
   const migrated = await leasehold(['migrate'], env)
   expect(migrated.code).toBe(0)
   expect(migrated.stdout).toMatch(/applied leasehold: 0001_/)
-  expect((await leasehold(['migrate'], env)).stdout).toMatch(/^up to date: leasehold /)
+  expect((await leasehold(['migrate'], env)).stdout).toMatch(/^up to date \(.+\): leasehold /)
   expect((await leasehold(['tasks'], env)).stdout).toBe('No task matches.\n')
 })
 

@@ -89,8 +89,10 @@ const placed: Readonly<Record<string, string>> = {
 }
 
 const secretName =
-  /(^|_)(SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|TOKEN|API_?KEYS?|ACCESS_?KEY|PRIVATE_?KEY|CREDENTIALS?|DSN)(_ID)?$|^DATABASE_URL$/i
-const addressWithPassword = /^[a-z][a-z0-9+.-]*:\/\/[^\s/@:]*:[^\s/@]+@/i
+  /(^|_)(SECRETS?|(PG)?PASSWORDS?|PASSWD|PASS|PASSPHRASE|TOKEN|API_?KEYS?|ACCESS_?KEY|PRIVATE_?KEY|SK|CREDENTIALS?|DSN|AUTH(ORIZATION)?(_HEADER)?)(_ID)?$|_PWD$|^DATABASE_URL$/i
+/** An address with a password, an authorization header, a key or a token by their usual beginnings. */
+const secretValue =
+  /^[a-z][a-z0-9+.-]*:\/\/[^\s/@:]*:[^\s/@]+@|^(bearer|basic) \S|^sk[-_]\S{8}|^-----BEGIN |^eyJ[\w-]+\.[\w-]+\./i
 
 /** Variables of a process. Whatever looks like a secret is refused: files made from the manifest are not secret. */
 export const environment: z.ZodType<Record<string, string>> = z
@@ -107,7 +109,7 @@ export const environment: z.ZodType<Record<string, string>> = z
 function variableProblem(name: string, value: unknown): string | null {
   if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name))
     return 'is no name of a variable: letters, digits and _ only, not starting with a digit'
-  if (secretName.test(name) || (typeof value === 'string' && addressWithPassword.test(value)))
+  if (secretName.test(name) || (typeof value === 'string' && secretValue.test(value)))
     return `looks like a secret, and a manifest holds none: put '${name}' into service.secrets and its value into a credential`
   const place = placed[name]
   if (place !== undefined) return `does not belong here: ${place}`

@@ -111,10 +111,13 @@ async function migrateDatabase(context: Context, json: boolean | undefined): Pro
   try {
     const results = await migrateAll(resolved.url)
     const applied = results.flatMap((result) => result.applied.map((name) => `${result.set}: ${name}`))
+    // Which one it was: with DATABASE_URL forgotten it is the embedded one, and that must be seen.
+    const { host, pathname } = new URL(resolved.url)
+    const where = `${host}${pathname}${database.url === null ? ', the embedded server' : ''}`
     show(context, json, results, () =>
       applied.length === 0
-        ? `up to date: ${results.map((result) => `${result.set} ${result.version}`).join(', ')}`
-        : applied.map((name) => `applied ${name}`).join('\n'),
+        ? `up to date (${where}): ${results.map((result) => `${result.set} ${result.version}`).join(', ')}`
+        : applied.map((name) => `applied ${name} (${where})`).join('\n'),
     )
   } finally {
     await resolved.stop()

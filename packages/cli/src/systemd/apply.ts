@@ -95,7 +95,8 @@ export function makeChanges(place: Place, changes: readonly Change[]): void {
       if (dirname(file).endsWith('.d') && readdirSync(dirname(file)).length === 0) rmdirSync(dirname(file))
     } else {
       mkdirSync(dirname(file), { recursive: true })
-      writeFileSync(`${file}.new`, after, { mode: 0o644 })
+      // Settings are no secrets, and still nobody's business: systemd reads them as root.
+      writeFileSync(`${file}.new`, after, { mode: file.endsWith('.env') ? 0o640 : 0o644 })
       renameSync(`${file}.new`, file)
     }
   }

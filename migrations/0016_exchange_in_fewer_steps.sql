@@ -1,4 +1,4 @@
--- The exchange as in 0004, with the same contract, cheaper in its hot paths (bench/profile measures both on one server):
+-- The exchange as in 0004, with the same contract, cheaper in its hot paths:
 -- what was done is settled by one walk of the index over its ids instead of one look-up each; tasks on their first
 -- attempt, which is nearly all, are read the same way and become leases without passing through three row sets; and what
 -- is nearly never there (nudges, children) is asked for inside statements that run anyway.

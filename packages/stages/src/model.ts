@@ -50,8 +50,7 @@ type Usage = { -readonly [K in keyof ModelUsage]: number }
 type Connection = { readonly client: Anthropic; readonly modelError: typeof modelError }
 
 /**
- * Opens a model. Nothing happens before the first question: the SDK is large, and most processes ask none (loaded with the
- * others it cost each of them 20 MiB).
+ * Opens a model. Nothing happens before the first question: the SDK is large, and most processes ask none.
  */
 export function openModel(options: ModelOptions): Model {
   const name = options.model ?? DEFAULT_MODEL

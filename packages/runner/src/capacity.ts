@@ -2,8 +2,8 @@
  * Places: how many more tasks may be claimed, and how many may run, over all stages and of each.
  *
  * Invariants: no more handlers run than the concurrency allows. Places asked for are taken until the answer is here, so
- * two exchanges never claim into the same one, and no more tasks are held than there are places, or, claiming ahead, than
- * twice that. Every stage with a place is asked about in its turn, however much the others have to do. When to ask, and
+ * two exchanges never claim into the same one, and no more tasks wait or run than there are places and, claiming ahead,
+ * {@link mostAhead} more. Every stage with a place is asked about in its turn, however much the others have to do. When to ask, and
  * when ahead, is pace.ts.
  */
 import { type ClaimedRow, toMs } from '@leasehold/queue'
@@ -43,6 +43,8 @@ export interface Yield {
 const defaultTimeoutMs = 30 * 60_000
 /** From this many on, a second exchange beside the first one pays. */
 const batchSize = 32
+/** So many more than can run are claimed at most; with twice as many places, batches are large enough without. */
+export const mostAhead = 64
 
 /**
  * Characters of payload in one answer, about: what comes next is taken to be as large as what came last. A worker with
@@ -59,10 +61,9 @@ export class Capacity {
   running = 0
   private readonly size: number
   /** Claiming ahead pays where a batch is too small to be halved. */
-  private readonly ahead: number
+  private readonly small: boolean
   private readonly all: Served[]
   private readonly byName: Map<string, Served>
-  private readonly most: number
   private first = 0
   /** Of one payload: as in the last answer; it falls by halves, so that one small answer does not open the gates. */
   private payloadCharacters = unseenCharacters
@@ -74,10 +75,7 @@ export class Capacity {
   }: Pick<Settings, 'stages' | 'concurrency' | 'stageConcurrency'>) {
     this.free = concurrency
     this.size = concurrency
-    // Half at most, where halves are batches: the other half is for the second exchange.
-    const half = Math.ceil(concurrency / 2)
-    this.most = half >= batchSize ? half : concurrency
-    this.ahead = half >= batchSize ? 0 : concurrency
+    this.small = concurrency / 2 < batchSize
     this.all = stages.map((stage) => {
       const size = Math.min(stage.concurrency ?? stageConcurrency, concurrency)
       const timeoutMs = stage.timeout === undefined ? defaultTimeoutMs : toMs(stage.timeout)
@@ -96,12 +94,14 @@ export class Capacity {
     return this.all.filter((served) => served.free > 0).map((served) => served.stage.name)
   }
 
-  /** Reserves what an exchange may claim; null when nothing is free. `ahead`: as much again, to wait for its place. */
-  reserve(ahead: boolean): Wish | null {
-    const beyond = ahead ? this.ahead : 0
+  /** Reserves what an exchange may claim; null when nothing is free. `ahead`: so many more may wait for their places. */
+  reserve(ahead: number): Wish | null {
+    const beyond = this.small ? ahead : 0
     if (this.free + beyond <= 0) return null
-    let left = Math.min(this.free + beyond, this.most, this.bearable())
-    const freeOf = (served: Served): number => served.free + Math.min(beyond, served.size)
+    // Half at most, where halves are worth it: the other half is for the second exchange.
+    const most = this.small && beyond === 0 ? this.size : Math.ceil((this.size + beyond) / 2)
+    let left = Math.min(this.free + beyond, most, this.bearable())
+    const freeOf = (served: Served): number => served.free + beyond
     const asked: Served[] = []
     let open = 0
     for (let i = 0; i < this.all.length; i++) {

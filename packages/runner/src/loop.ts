@@ -3,7 +3,7 @@
  * statement and one commit; idle it is a single task's latency, busy it is a batch, and there are no flush timers.
  * While every look comes back full a second exchange flies beside it, so that the database works on one batch while this
  * process works on the other: with half of the places, or, where handlers end at once and places are too few for halves,
- * with as many again (measured on two cores: 1.5 times the rate of one).
+ * with some more than can run, which wait for their places (measured on two cores: 1.5 times the rate of one).
  *
  * Invariants: no more handlers run than the concurrency allows; nothing is claimed while draining, while the self-deadline
  * has passed, or when the database calls this worker dead. Keeps going through any outage. Who starts and ends it:
@@ -169,6 +169,7 @@ export class Loop {
     }
     this.answered()
     const got = wish === null ? null : this.capacity.answered(wish, answer.claimed)
+    this.pace.begins()
     // An exchange that was under way when the end began may bring tasks still.
     const tooLate = this.draining || this.stop.aborted || host.leaseLeftMs() <= 0
     // First what was taken away: a task that was cancelled and retried may come back in the same answer.

@@ -5,7 +5,7 @@
  * Polling is the truth and notifications are a hint: whatever is lost, the next look comes within `maxPollMs`.
  * What to ask for is capacity.ts; the loop around both is loop.ts.
  */
-import type { Wish, Yield } from './capacity.ts'
+import { mostAhead, type Wish, type Yield } from './capacity.ts'
 import type { Settings } from './options.ts'
 
 /** How an exchange is to look. */
@@ -19,6 +19,8 @@ export interface Look {
 const promoteEveryMs = 200
 /** So many full looks in a row whose handlers all ended at once, before more is claimed than can run. */
 const quickLooks = 4
+/** Handlers of one answer that take longer than this together are not quick: others would wait behind them. */
+const quickMs = 5
 /** After a claim that had to wait for its place too long, nothing is claimed ahead for this long. */
 const cautionMs = 5_000
 
@@ -29,6 +31,8 @@ export class Pace {
   private lastFull = false
   /** Full looks in a row after which every handler had ended within one turn of the loop. */
   private quick = 0
+  private aheadBy = 0
+  private begunAt = 0
   private cautiousUntil = -Infinity
   private emptyLooks = 0
   /** Empty looks in a row that could not ask about every stage. */
@@ -56,25 +60,39 @@ export class Pace {
 
   /** A second exchange beside this one has something to do. */
   get saturated(): boolean {
-    return this.batchFull || this.ahead
+    return this.batchFull || this.ahead > 0
   }
 
   /**
-   * Claim more than can run: full looks follow each other and the handlers take less time than an exchange, so that what
-   * is claimed ahead starts at once when it arrives, and the handlers need not wait for the database.
+   * How much more to claim than can run: full looks follow each other and the handlers take less time than an exchange, so
+   * that what is claimed ahead starts as soon as it arrives, and the handlers need not wait for the database. It doubles
+   * while that stays so, and halves when the handlers of one answer take long together.
    */
-  get ahead(): boolean {
-    return this.quick >= quickLooks && performance.now() > this.cautiousUntil
+  get ahead(): number {
+    return this.aheadBy
+  }
+
+  /** The answer to a look is here, its handlers are about to start. */
+  begins(): void {
+    this.begunAt = performance.now()
   }
 
   /** A turn of the loop is over; `idle`: no handler runs any more. */
   turned(idle: boolean): void {
-    this.quick = idle && this.lastFull ? this.quick + 1 : 0
+    const now = performance.now()
+    if (!idle || !this.lastFull || now < this.cautiousUntil) return this.hold()
+    if (now - this.begunAt > quickMs) this.aheadBy = Math.floor(this.aheadBy / 2)
+    else if (++this.quick >= quickLooks) this.aheadBy = Math.min(mostAhead, Math.max(1, this.aheadBy * 2))
+  }
+
+  private hold(): void {
+    this.quick = 0
+    this.aheadBy = 0
   }
 
   /** What was claimed ahead had to wait: handlers are no longer quick. */
   waited(): void {
-    this.quick = 0
+    this.hold()
     this.cautiousUntil = performance.now() + cautionMs
   }
 
@@ -135,7 +153,7 @@ export class Pace {
   failed(): void {
     this.batchFull = false
     this.lastFull = false
-    this.quick = 0
+    this.hold()
     this.wakeUntil.clear()
     this.dueAt = Infinity
     this.promotedAt = -Infinity

@@ -5,6 +5,7 @@
 import { defineStage, listAttempts } from '@leasehold/queue'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { z } from 'zod'
+import { mostAhead } from '../src/capacity.ts'
 import type { TestDatabase } from '../../../test/harness/database.ts'
 import { createScene, endsOf, expectSound, insertTasks, startTestRunner } from './scene.ts'
 
@@ -40,10 +41,10 @@ function mixedStage() {
   return { stage, seen, letGo, watch: (count: () => number) => void (held = count) }
 }
 
-/** Alone with its place, a runner holds the one that runs; ahead, another one, and two whose settlements are under way. */
+/** Alone with its place, a runner holds the one that runs; ahead, more, and as many whose settlements are under way. */
 function expectFetchedAhead({ held }: { held: number }): void {
   expect(held).toBeGreaterThan(1)
-  expect(held).toBeLessThanOrEqual(4)
+  expect(held).toBeLessThanOrEqual(2 * (1 + mostAhead))
 }
 
 const quick = (count: number): object[] => Array.from({ length: count }, () => ({}))
@@ -80,6 +81,27 @@ test('what was fetched ahead of a handler that turns out slow goes back, uncount
     expect(attempts.filter((a) => a.outcome !== 'released').map((a) => a.attempt)).toEqual([1])
   }
   await Promise.all([first.drain(), second.drain()])
+})
+
+test('handlers that keep the processor busy are fetched a few ahead at most: others could do what waits behind them', async () => {
+  let most = 0
+  let held = () => 0
+  const stage = defineStage({
+    name: 'mixed',
+    payload: z.unknown(),
+    concurrency: 1,
+    async run() {
+      most = Math.max(most, held())
+      const until = performance.now() + 4
+      while (performance.now() < until);
+    },
+  })
+  const runner = await startTestRunner(db, { stages: [stage] })
+  held = () => runner.counts.held
+  await endsOf(db.pool, await insertTasks(db.pool, 'mixed', quick(100)))
+  // Two of them take longer than quick handlers may together; with what ended and is being settled, that is a few.
+  expect(most).toBeLessThanOrEqual(16)
+  await runner.drain()
 })
 
 test('tasks fetched ahead are given back when the runner drains', async () => {

@@ -2,7 +2,7 @@
  * Everything in the background, with real processes: started once however often it is asked for, shown with what the database
  * says, started again when it dies, and gone after a stop.
  */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -14,12 +14,9 @@ let folder: string
 beforeAll(async () => {
   db = await createTestDatabase()
   folder = await mkdtemp(join(tmpdir(), 'leasehold-background-'))
-  const manifest = {
+  await manifest('my.json', {
     workers: { echoing: { module: fixtureStages, stages: ['echo'], instances: 2 } },
-    monitors: 0,
-    schedulers: 0,
-  }
-  await writeFile(join(folder, 'my.json'), JSON.stringify(manifest))
+  })
 })
 afterAll(async () => {
   await background('stop', '--now')
@@ -30,7 +27,11 @@ afterAll(async () => {
 function background(...args: string[]): Promise<Result> {
   return leasehold(['background', ...args, '--dir', folder], { DATABASE_URL: db.url })
 }
-const start = (): Promise<Result> => background('start', '--config', join(folder, 'my.json'))
+const start = (file = 'my.json'): Promise<Result> => background('start', '--config', join(folder, file))
+
+async function manifest(name: string, content: object): Promise<void> {
+  await writeFile(join(folder, name), JSON.stringify({ monitors: 0, schedulers: 0, ...content }))
+}
 
 interface Status {
   readonly keeper: { readonly pid: number } | null
@@ -48,14 +49,19 @@ test('of two starts at once one starts everything, and the other says that it ru
   const [one, other] = await Promise.all([start(), start()])
   expect(new Set([one.code, other.code]), one.stderr + other.stderr).toEqual(new Set([0, 4]))
   expect(one.stderr + other.stderr).toContain('It runs already')
-  await expect
-    .poll(async () => (await status()).rows.map(({ worker, remark }) => [worker?.slot, remark]), {
-      timeout: 40_000,
-    })
-    .toEqual([
-      ['echoing@1', null],
-      ['echoing@2', null],
-    ])
+  // Who was told that it runs may rely on it: nothing is waited for here.
+  expect((await status()).rows.map(({ worker, remark }) => [worker?.slot, remark])).toEqual([
+    ['echoing@1', null],
+    ['echoing@2', null],
+  ])
+})
+
+test('a shell with another TMPDIR sees the same processes', async () => {
+  const elsewhere = { DATABASE_URL: db.url, TMPDIR: folder }
+  const seen = await leasehold(['background', 'status', '--dir', folder, '--json'], elsewhere)
+  expect((JSON.parse(seen.stdout) as Status).keeper?.pid).toBe((await status()).keeper!.pid)
+  const again = ['background', 'start', '--dir', folder, '--config', join(folder, 'my.json')]
+  expect((await leasehold(again, elsewhere)).code).toBe(4)
 })
 
 test('status names a process without a worker and a worker without a process', async () => {
@@ -83,9 +89,64 @@ test('stop waits until everything has drained; then there is nothing to stop', a
   expect((await background('status')).stdout).toContain('Nothing runs in the background')
 })
 
-test('what cannot start says why', async () => {
+test('programs that die at once are named with exit code and last lines; the others run, and a second start starts none', async () => {
+  await writeFile(
+    join(folder, 'dying.mjs'),
+    `console.error('the made-up device is missing'); process.exit(7)`,
+  )
+  await manifest('dying.json', {
+    workers: {
+      dying: { module: './dying.mjs', stages: ['gone'] },
+      echoing: { module: fixtureStages, stages: ['echo'] },
+    },
+  })
+  const { code, stdout, stderr } = await start('dying.json')
+  expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+  expect(stderr).toContain('1 of 2 processes ended as soon as they were started; the others run')
+  expect(stderr).toMatch(/^dying@1 ended with code 7\n    the made-up device is missing$/m)
+  expect(stderr).not.toContain('echoing@1 ')
+  expect((await start('dying.json')).code).toBe(4)
+  expect((await status()).rows.map(({ worker }) => worker?.slot)).toContain('echoing@1')
+  expect((await background('stop')).code).toBe(0)
+})
+
+test('a program that is wrongly configured stops everything, and the start says which and why', async () => {
+  await manifest('absent.json', { workers: { absent: { module: './absent.mjs', stages: ['gone'] } } })
+  const { code, stderr } = await start('absent.json')
+  expect(code).toBe(2)
+  expect(stderr).toContain('1 of 1 processes ended as soon as they were started; everything is stopped')
+  expect(stderr).toMatch(/^absent@1 ended with code 2\n.*absent\.mjs/m)
+  expect((await background('status')).code).toBe(4)
+})
+
+test('a manifest with a monitor alone runs until it is stopped', async () => {
+  await manifest('watching.json', { monitors: 1 })
+  const { code, stdout, stderr } = await start('watching.json')
+  expect([code, stdout], stderr).toEqual([0, expect.stringMatching(/^1 processes run in the background/)])
+  expect((await status()).rows[0]?.process).toMatchObject({ name: 'heartbeat-monitor@1', restarts: 0 })
+  expect((await background('stop')).code).toBe(0)
+})
+
+test('what the keeper said stays in its log when it is started again', async () => {
+  const log = await readFile(join(folder, 'logs', 'keeper.log'), 'utf8')
+  expect(log).toMatch(
+    /echoing@2 \| started[^]*dying@1 \| ended with code 7[^]*heartbeat-monitor@1 \| started/,
+  )
+})
+
+test('a manifest that is wrong, or declares nothing, is refused before anything is started or written', async () => {
   await writeFile(join(folder, 'wrong.json'), '{"workers": {"x": {}}}')
-  const { code, stderr } = await background('start', '--config', join(folder, 'wrong.json'))
-  expect(code).toBe(1)
-  expect(stderr).toContain('workers.x')
+  await manifest('empty.json', {})
+  for (const [file, said] of [
+    ['wrong.json', 'workers.x'],
+    ['empty.json', 'declares no process'],
+  ] as const) {
+    const { code, stderr } = await start(file)
+    expect([code, stderr]).toEqual([2, expect.stringContaining(said)])
+  }
+})
+
+test('the keeper’s own exit code says why it ended', async () => {
+  const keep = ['background', 'keep', '--dir', folder, '--config', join(folder, 'absent.json')]
+  expect((await leasehold(keep, { DATABASE_URL: db.url })).code).toBe(2)
 })

@@ -161,6 +161,7 @@ function stageWorker(name: string, stage: StageForm, { workers }: Parts, directo
   const shared = [...workers.values()].some((worker) => worker?.stages.includes(name))
   return {
     name,
+    place: `stages.${name}`,
     slots: slotsOf(name, stage.instances ?? (shared ? 0 : 1)),
     stages: [name],
     module: importable(stage.module, directory),
@@ -174,6 +175,7 @@ function stageWorker(name: string, stage: StageForm, { workers }: Parts, directo
 function sharedWorker(name: string, worker: WorkerForm, directory: string): ManifestWorker {
   return {
     name,
+    place: `workers.${name}`,
     slots: slotsOf(name, worker.instances ?? 1),
     stages: worker.stages,
     module: importable(worker.module, directory),

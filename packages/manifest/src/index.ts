@@ -20,4 +20,4 @@ export type {
   ManifestService,
   ManifestWorker,
 } from './manifest.ts'
-export { readManifest } from './read.ts'
+export { readManifest, withLines } from './read.ts'

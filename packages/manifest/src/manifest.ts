@@ -37,6 +37,8 @@ export interface ManifestService {
 /** A kind of process: its name is the part of its slots before the `@`. */
 export interface ManifestWorker {
   readonly name: string
+  /** Where the manifest declares it: `stages.NAME` or `workers.NAME`. */
+  readonly place: string
   /** `name@1` … `name@instances`. */
   readonly slots: readonly string[]
   readonly stages: readonly string[]

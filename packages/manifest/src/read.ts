@@ -3,7 +3,7 @@
  *
  * Invariant: whatever is wrong with the file or in it is one ConfigError that lists every problem and starts nothing.
  */
-import { ConfigError } from '@leasehold/queue'
+import { ConfigError, type ConfigProblem } from '@leasehold/queue'
 import { readFile } from 'node:fs/promises'
 import { basename, extname, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -25,19 +25,22 @@ export async function readManifest(file: string): Promise<Manifest> {
   try {
     return assemble(value, path)
   } catch (error) {
-    throw error instanceof ConfigError ? withLines(error, path, text) : error
+    throw error instanceof ConfigError ? new ConfigError(located(error.problems, path, text)) : error
   }
 }
 
-/** The same problems, each with the line it stands in where that can be seen. */
-function withLines({ problems }: ConfigError, path: string, text: string): ConfigError {
+/** The same problems of a manifest's file, each with the line it stands in where that can be seen. Never throws. */
+export async function withLines(file: string, problems: readonly ConfigProblem[]): Promise<ConfigProblem[]> {
+  const text = await readFile(file, 'utf8').catch(() => '')
+  return located(problems, file, text)
+}
+
+function located(problems: readonly ConfigProblem[], path: string, text: string): ConfigProblem[] {
   const lines = linesOf(text)
-  return new ConfigError(
-    problems.map(({ name, problem }) => {
-      const line = lineOf(lines, name)
-      return { name, problem: line === null ? problem : `${problem} (${basename(path)}:${line})` }
-    }),
-  )
+  return problems.map(({ name, problem }) => {
+    const line = lineOf(lines, name)
+    return { name, problem: line === null ? problem : `${problem} (${basename(path)}:${line})` }
+  })
 }
 
 async function valueOf(path: string, text: string): Promise<unknown> {

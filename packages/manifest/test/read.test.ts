@@ -54,6 +54,7 @@ describe('a good manifest', () => {
     const [verify, research, newsletter, small] = manifest.workers
     expect(verify).toEqual({
       name: 'lead-verify',
+      place: 'stages.lead-verify',
       slots: [1, 2, 3, 4, 5, 6, 7, 8].map((n) => `lead-verify@${n}`),
       stages: ['lead-verify'],
       module: null,

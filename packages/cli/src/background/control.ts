@@ -14,14 +14,23 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { MemberState } from '../processes/fleet.ts'
 
-export type Request = 'list' | 'stop' | 'stop-now'
+/** `begun` is answered when every process has either shown that it works or ended, or took too long for both. */
+export type Request = 'list' | 'begun' | 'stop' | 'stop-now'
+
+/** A process as its keeper sees it. */
+export interface KeptMember extends MemberState {
+  /** It has shown in the database that it works: a worker's beat, a monitor's or a scheduler's first look. */
+  readonly works: boolean
+  /** The end of what it wrote, readably. */
+  readonly lastLines: readonly string[]
+}
 
 /** What the keeper says of itself. */
 export interface KeeperState {
   readonly pid: number
   readonly phase: 'starting' | 'running' | 'stopping'
   readonly database: string | null
-  readonly members: readonly MemberState[]
+  readonly members: readonly KeptMember[]
 }
 
 /** Another keeper has the folder. */
@@ -30,7 +39,7 @@ export class KeeperRunsError extends Error {}
 /** Becomes the keeper of a folder: answers requests from now on. Throws {@link KeeperRunsError}. */
 export async function becomeKeeper(
   folder: string,
-  answer: (request: Request) => KeeperState,
+  answer: (request: Request) => Promise<KeeperState>,
 ): Promise<() => void> {
   const { lock, path } = names(folder)
   const held = lock === null ? null : await listen(createServer(), lock)
@@ -41,7 +50,7 @@ export async function becomeKeeper(
     // Whoever waits for the end must not put it off.
     socket.unref().on('error', () => {})
     createInterface({ input: socket }).on('line', (line) => {
-      socket.write(`${JSON.stringify(answer(line as Request))}\n`)
+      void answer(line as Request).then((state) => socket.write(`${JSON.stringify(state)}\n`))
     })
   })
   await listen(server, path)
@@ -94,7 +103,8 @@ export function hold(folder: string): Promise<Socket | null> {
 function names(folder: string): { lock: string | null; path: string } {
   const uid = process.getuid?.() ?? 0
   const id = createHash('sha256').update(realpathSync(folder)).digest('hex').slice(0, 16)
-  const own = join(tmpdir(), `leasehold-${uid}`)
+  // Not TMPDIR: two shells of one user would see two keepers of one folder.
+  const own = join(process.platform === 'win32' ? tmpdir() : '/tmp', `leasehold-${uid}`)
   mkdirSync(own, { recursive: true, mode: 0o700 })
   if (lstatSync(own).uid !== uid) throw new Error(`${own} belongs to another user; remove it`)
   chmodSync(own, 0o700)

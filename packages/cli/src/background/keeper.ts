@@ -6,38 +6,49 @@
  */
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { resolveDatabase } from '@leasehold/postgres'
-import { type Manifest, readManifest } from '@leasehold/manifest'
+import { setTimeout as delay } from 'node:timers/promises'
+import { openPool, resolveDatabase } from '@leasehold/postgres'
+import type { Manifest } from '@leasehold/manifest'
 import { onShutdown, readConfig } from '@leasehold/service'
 import { runnerMembers } from '../commands/dev.ts'
 import type { Context } from '../context.ts'
-import { exitCodes } from '../exit-codes.ts'
+import { type ExitCode, exitCodes } from '../exit-codes.ts'
 import { withoutPasswords } from '../failure.ts'
+import { openManifest } from '../manifest/read.ts'
 import { migrateAll } from '../pipeline.ts'
 import { processKinds } from '../process-managers/processes.ts'
 import { monitorEntry } from '../processes/entries.ts'
 import { Fleet, type Member } from '../processes/fleet.ts'
-import { becomeKeeper, KeeperRunsError, type KeeperState } from './control.ts'
+import { readableLine } from '../processes/log-lines.ts'
+import { pidsAtWork } from './at-work.ts'
+import { becomeKeeper, KeeperRunsError, type KeeperState, type KeptMember } from './control.ts'
 import { openRotatingLog } from './rotating-log.ts'
 
+/** A process that has neither shown that it works nor ended by then is taken to be slow. */
+const begunWithinMs = 60_000
+const lookEveryMs = 250
+/** Where the database does not let us see who works. */
+const worksAfterMs = 5_000
+const lastLinesKept = 6
+
 /** Keeps everything running until it is told to stop. `config`: the manifest, null: the lead pipeline. */
-export async function keep(context: Context, folder: string, config: string | null): Promise<void> {
+export async function keep(context: Context, folder: string, config: string | null): Promise<ExitCode> {
   const keeper = new Keeper(context, folder)
   let close: () => void
   try {
-    close = await becomeKeeper(folder, (request) => {
-      if (request !== 'list') keeper.stop()
+    close = await becomeKeeper(folder, async (request) => {
+      if (request === 'begun') await keeper.begun
+      if (request === 'stop' || request === 'stop-now') keeper.stop()
       if (request === 'stop-now') keeper.stop()
       return keeper.state
     })
   } catch (error) {
-    if (!(error instanceof KeeperRunsError)) throw error
-    context.exitCode = exitCodes.nothingDone
-    return
+    if (error instanceof KeeperRunsError) return exitCodes.nothingDone
+    throw error
   }
   const unwatch = onShutdown({ drain: () => keeper.stop(), stopNow: () => keeper.stop() })
   try {
-    await keeper.run(config)
+    return await keeper.run(config)
   } finally {
     unwatch()
     close()
@@ -45,20 +56,40 @@ export async function keep(context: Context, folder: string, config: string | nu
 }
 
 class Keeper {
+  /** Resolves when every process has shown that it works or has ended, or a minute has passed. */
+  readonly begun: Promise<void>
   private readonly context: Context
   private readonly folder: string
+  private readonly log: (line: string) => void
   private readonly fleets: Fleet[] = []
+  private readonly atWork = new Set<number>()
+  private readonly lastLines = new Map<string, string[]>()
+  private readonly stopAsked: Promise<void>
   private phase: KeeperState['phase'] = 'starting'
   private database: string | null = null
   private stops = 0
+  private haveBegun: () => void = () => {}
+  private tellStop: () => void = () => {}
 
   constructor(context: Context, folder: string) {
-    this.context = context
+    const logs = join(folder, 'logs')
+    mkdirSync(logs, { recursive: true })
+    const write = openRotatingLog(join(logs, 'keeper.log'))
+    this.log = (line) => write(`${new Date().toISOString()} ${line}`)
+    this.context = { ...context, terminal: { ...context.terminal, out: this.log, note: this.log } }
     this.folder = folder
+    this.begun = new Promise((resolve) => (this.haveBegun = resolve))
+    this.stopAsked = new Promise((resolve) => (this.tellStop = resolve))
   }
 
   get state(): KeeperState {
-    const members = this.fleets.flatMap((fleet) => fleet.members)
+    const members = this.fleets
+      .flatMap((fleet) => fleet.members)
+      .map((member) => ({
+        ...member,
+        works: member.pid !== null && this.atWork.has(member.pid),
+        lastLines: this.lastLines.get(member.name) ?? [],
+      }))
     return { pid: process.pid, phase: this.phase, database: this.database, members }
   }
 
@@ -66,12 +97,14 @@ class Keeper {
   stop(): void {
     this.stops += 1
     this.phase = 'stopping'
+    this.tellStop()
     for (const fleet of this.stops === 1 ? this.fleets.slice(0, 1) : this.fleets) fleet.stop()
   }
 
-  async run(file: string | null): Promise<void> {
+  /** Runs everything to its end; answers with what the keeper's process is to end with. */
+  async run(file: string | null): Promise<ExitCode> {
     const { terminal, environment } = this.context
-    const manifest = file === null ? null : await readManifest(file)
+    const members = membersOf(file === null ? null : await openManifest(file))
     const config = readConfig(environment, 'monitor')
     const database = await resolveDatabase({
       databaseUrl: config.database.url ?? undefined,
@@ -81,28 +114,25 @@ class Keeper {
     try {
       await migrateAll(database.url)
       this.database = withoutPasswords(database.url)
-      if (this.stops > 0) return
-      const misconfigured = await this.runFleets(membersOf(manifest), {
-        ...environment,
-        DATABASE_URL: database.url,
-      })
-      if (misconfigured) this.context.exitCode = exitCodes.usage
+      if (this.stops > 0) return exitCodes.ok
+      const beginning = this.watchBegin(database.url)
+      const misconfigured = await this.runFleets(members, { ...environment, DATABASE_URL: database.url })
+      await beginning
+      return misconfigured ? exitCodes.usage : exitCodes.ok
     } finally {
+      this.haveBegun()
       await database.stop()
     }
   }
 
   private async runFleets(members: Members, environment: Context['environment']): Promise<boolean> {
-    const { terminal } = this.context
-    const logs = join(this.folder, 'logs')
-    mkdirSync(logs, { recursive: true })
-    const files = new Map<Member, (line: string) => void>()
-    const lines = (member: Member, line: string): void => {
-      const write = files.get(member) ?? openRotatingLog(join(logs, `${member.name}.log`))
-      files.set(member, write)
-      write(line)
+    const options = {
+      terminal: this.context.terminal,
+      environment,
+      restart: true,
+      nameWidth: 0,
+      lines: this.openLogs(),
     }
-    const options = { terminal, environment, restart: true, nameWidth: 0, lines }
     const workers = new Fleet(members.workers, options)
     const others = new Fleet(members.others, options)
     this.fleets.push(workers, others)
@@ -112,11 +142,55 @@ class Keeper {
       if (misconfigured) workers.stop()
       return misconfigured
     })
+    // Without workers it is the others, or a request, that end it.
+    if (members.workers.length === 0) await Promise.race([othersEnded, this.stopAsked])
     const misconfigured = await workers.ended
     this.phase = 'stopping'
     others.stop()
     return (await othersEnded) || misconfigured
   }
+
+  /** A log for each process, and the end of it for whoever asks why it ended. */
+  private openLogs(): (member: Member, line: string) => void {
+    const files = new Map<Member, (line: string) => void>()
+    return (member, line) => {
+      const write = files.get(member) ?? openRotatingLog(join(this.folder, 'logs', `${member.name}.log`))
+      files.set(member, write)
+      write(line)
+      const earlier = this.lastLines.get(member.name) ?? []
+      const readable = readableLine({ ...this.context.terminal, paint: (_style, text) => text }, line)
+      this.lastLines.set(member.name, [...earlier, readable].slice(-lastLinesKept))
+    }
+  }
+
+  /** Looks until every process works or has ended. */
+  private async watchBegin(url: string): Promise<void> {
+    const pool = openPool({ connectionString: url, applicationName: 'leasehold background', max: 1 })
+    const end = performance.now() + begunWithinMs
+    try {
+      do {
+        await delay(lookEveryMs)
+        for (const pid of await pidsAtWork(pool).catch((error) => this.pidsWithout(error)))
+          this.atWork.add(pid)
+      } while (performance.now() < end && !this.state.members.every(hasBegunOrEnded))
+    } finally {
+      this.haveBegun()
+      await pool.end().catch(() => {})
+    }
+  }
+
+  /** A login that may not look is no fault of the processes: who lives for a while is taken to work. */
+  private pidsWithout(error: unknown): number[] {
+    if ((error as { code?: string }).code !== '42501') return []
+    const since = Date.now() - worksAfterMs
+    return this.state.members.flatMap(({ pid, startedAt }) =>
+      pid !== null && startedAt !== null && startedAt.getTime() < since ? [pid] : [],
+    )
+  }
+}
+
+function hasBegunOrEnded(member: KeptMember): boolean {
+  return member.works || member.failures > 0 || (member.restarts >= 0 && member.pid === null)
 }
 
 function isWorker(member: Member): boolean {

@@ -4,20 +4,20 @@
  *
  * Only asks and shows; the process in the background is ../background/keeper.ts.
  */
-import { spawn } from 'node:child_process'
-import { existsSync, mkdirSync, openSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join, resolve } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
+import type { Manifest } from '@leasehold/manifest'
 import { listWorkers, type WorkerHealth } from '@leasehold/queue'
 import type { Command } from 'commander'
 import { ask, hold, type KeeperState } from '../background/control.ts'
 import { keep } from '../background/keeper.ts'
+import { refuseDead, spawnKeeper, untilBegun } from '../background/spawn.ts'
 import { type Context, show, withDatabase } from '../context.ts'
 import { exitCodes } from '../exit-codes.ts'
-import { CommandError } from '../failure.ts'
-import { definedOnly, nodeArguments } from '../processes/become.ts'
-import { cliEntry } from '../processes/entries.ts'
+import { usageError } from '../failure.ts'
+import { openManifest } from '../manifest/read.ts'
+import { processKinds } from '../process-managers/processes.ts'
 import type { MemberState } from '../processes/fleet.ts'
 import { table } from '../terminal/table.ts'
 import { duration, relative } from '../terminal/time.ts'
@@ -28,8 +28,6 @@ interface FolderOptions {
 interface StartOptions extends FolderOptions {
   readonly config?: string
 }
-
-const lookEveryMs = 100
 
 /** Adds the commands to the program. */
 export function addBackground(program: Command, context: Context): void {
@@ -57,48 +55,33 @@ export function addBackground(program: Command, context: Context): void {
     .command('keep', { hidden: true })
     .requiredOption('--dir <folder>')
     .option('--config <file>')
-    .action((options: StartOptions) =>
-      keep(inFolder(context, options.dir), resolve(options.dir), options.config ?? null),
-    )
+    .action(async (options: StartOptions) => {
+      const folder = resolve(options.dir)
+      context.exitCode = await keep(inFolder(context, folder), folder, options.config ?? null)
+    })
 }
 
 async function start(context: Context, options: StartOptions): Promise<void> {
   const folder = resolve(options.dir)
   const found = join(folder, 'leasehold.config.ts')
   const config = options.config === undefined ? (existsSync(found) ? found : null) : resolve(options.config)
+  if (config !== null) refuseEmpty(await openManifest(config))
   const running = await ask(folder, 'list')
   if (running !== null) return alreadyRunning(context, running)
-  mkdirSync(join(folder, 'logs'), { recursive: true })
-  const log = join(folder, 'logs', 'keeper.log')
-  const output = openSync(log, 'w')
-  const args = ['background', 'keep', '--dir', folder, ...(config === null ? [] : ['--config', config])]
-  const child = spawn(process.execPath, [...nodeArguments(cliEntry), ...args], {
-    cwd: folder,
-    env: definedOnly(context.environment),
-    stdio: ['ignore', output, output],
-    detached: true,
-  })
-  let ended: number | null | undefined
-  child.once('exit', (code) => (ended = code))
-  for (;;) {
-    const state = await ask(folder, 'list')
-    if (state !== null && state.pid !== child.pid) return alreadyRunning(context, state)
-    if (state?.phase === 'running' && state.members.every(({ restarts }) => restarts >= 0)) {
-      child.unref()
-      context.terminal.out(`${state.members.length} processes run in the background, with ${state.database}.`)
-      context.terminal.note(`logs: ${join(folder, 'logs')}; look: scripts/status; end: scripts/stop-all`)
-      return
-    }
-    if (ended !== undefined && ended !== exitCodes.nothingDone) {
-      throw new CommandError(
-        'NOT_STARTED',
-        `nothing runs: ${readFileSync(log, 'utf8').trim().split('\n').slice(-8).join('\n')}`,
-        `mend that and start again; everything it said: ${log}`,
-        exitCodes.failed,
-      )
-    }
-    await delay(lookEveryMs)
-  }
+  const keeper = spawnKeeper(context.environment, folder, config)
+  const state = await untilBegun(folder, keeper)
+  if (state.pid !== keeper.pid) return alreadyRunning(context, state)
+  refuseDead(folder, state)
+  context.terminal.out(`${state.members.length} processes run in the background, with ${state.database}.`)
+  context.terminal.note(`logs: ${join(folder, 'logs')}; look: scripts/status; end: scripts/stop-all`)
+}
+
+function refuseEmpty(manifest: Manifest): void {
+  if (processKinds(manifest).length > 0) return
+  throw usageError(
+    `${manifest.file} declares no process`,
+    'give it a stage or a worker with instances, a monitor or a scheduler',
+  )
 }
 
 function alreadyRunning(context: Context, state: KeeperState): void {

@@ -5,9 +5,9 @@
  */
 import { realpathSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { readManifest } from '@leasehold/manifest'
 import type { Command } from 'commander'
 import type { Context } from '../context.ts'
+import { defaultManifest, openManifest } from '../manifest/read.ts'
 import { pm2Config } from '../process-managers/pm2.ts'
 import { supervisorConfig } from '../process-managers/supervisor.ts'
 import { describePlace } from '../systemd/installation.ts'
@@ -32,7 +32,7 @@ export function addProcessManagers(program: Command, context: Context): void {
       .description(`${what} from a manifest`)
       .command('print')
       .description(`print ${what}`)
-      .option('--config <file>', 'the manifest', 'leasehold.config.ts')
+      .option('--config <file>', 'the manifest', defaultManifest)
       .option('--prefix <name>', 'what the names of all programs begin with', 'leasehold')
       .option('--node <path>', 'the Node that runs them (default: this one)')
       .option('--log-dir <dir>', 'where logs go (default: /var/log/PREFIX)')
@@ -42,7 +42,7 @@ export function addProcessManagers(program: Command, context: Context): void {
       )
       .action(async (options: PrintOptions) => {
         const { prefix } = describePlace({ ...options, root: '/' })
-        const text = make(await readManifest(options.config), {
+        const text = make(await openManifest(options.config), {
           prefix,
           node: options.node ?? realpathSync(process.execPath),
           logFolder: resolve(options.logDir ?? `/var/log/${prefix}`),

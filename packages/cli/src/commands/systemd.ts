@@ -6,10 +6,10 @@
 import { createInterface } from 'node:readline/promises'
 import { chmodSync, mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { readManifest } from '@leasehold/manifest'
 import type { Command } from 'commander'
 import { type Context, show, withDatabase } from '../context.ts'
 import { usageError } from '../failure.ts'
+import { defaultManifest, openManifest, refuseProblems } from '../manifest/read.ts'
 import {
   type Change,
   findChanges,
@@ -27,7 +27,7 @@ import {
   targetUnits,
   runnerUnit,
 } from '../systemd/installation.ts'
-import { refuseImpossible, refuseWhatSystemdRefuses } from '../systemd/refuse.ts'
+import { impossibleIn, refuseWhatSystemdRefuses } from '../systemd/refuse.ts'
 import { type Restartable, restartOneByOne, systemctl } from '../systemd/restart.ts'
 import { planFiles } from '../systemd/units.ts'
 
@@ -57,7 +57,7 @@ export function addSystemd(program: Command, context: Context): void {
   const systemd = program.command('systemd').description('services for what a manifest declares')
   const withPlan = (command: Command): Command =>
     withPlace(command)
-      .option('--config <file>', 'the manifest', 'leasehold.config.ts')
+      .option('--config <file>', 'the manifest', defaultManifest)
       .option('--node <path>', 'the Node that runs the services (default: this one)')
       .option('--timers', 'let systemd fire the schedules too: a timer for each')
   withPlan(systemd.command('print').description('show the files, write nothing'))
@@ -80,7 +80,7 @@ export function addSystemd(program: Command, context: Context): void {
   systemd
     .command('restart')
     .description('restart the services one by one, each back at work before the next one stops')
-    .option('--config <file>', 'the manifest', 'leasehold.config.ts')
+    .option('--config <file>', 'the manifest', defaultManifest)
     .option('--prefix <name>', 'what the names of all units begin with', 'leasehold')
     .option('--worker <names...>', 'only the slots of these workers')
     .action((options: { config: string; prefix: string; worker?: string[] }) => restart(context, options))
@@ -88,13 +88,13 @@ export function addSystemd(program: Command, context: Context): void {
 
 async function plan(options: PlanOptions): Promise<Installation> {
   const { prefix, root, timers = false, node } = options
-  return describeInstallation(await readManifest(options.config), { prefix, root, timers, node })
+  return describeInstallation(await openManifest(options.config), { prefix, root, timers, node })
 }
 
 async function install(context: Context, options: PlanOptions & ApplyOptions): Promise<void> {
   const { terminal } = context
   const installation = await plan(options)
-  refuseImpossible(installation)
+  await refuseProblems(installation.manifest, impossibleIn(installation), options.config)
   const files = planFiles(installation)
   refuseWhatSystemdRefuses(installation, files)
   const changes = findChanges(installation, files)

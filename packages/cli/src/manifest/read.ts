@@ -3,7 +3,7 @@
  *
  * Refuses what any of the processes would refuse at its start, so that `leasehold check` is enough for CI.
  */
-import { type Manifest, readManifest } from '@leasehold/manifest'
+import { type Manifest, readManifest, withLines } from '@leasehold/manifest'
 import { ConfigError, type ConfigProblem } from '@leasehold/queue'
 import { readConfig } from '@leasehold/service'
 import { exitCodes } from '../exit-codes.ts'
@@ -14,32 +14,40 @@ export const defaultManifest = 'leasehold.config.ts'
 
 /** Reads a manifest. Throws CommandError 'CONFIG' (exit code 2) with every problem. */
 export async function openManifest(file: string): Promise<Manifest> {
-  try {
-    const manifest = await readManifest(file)
-    const problems = settingProblems(manifest)
-    if (problems.length > 0) throw new ConfigError(problems)
-    return manifest
-  } catch (error) {
-    if (!(error instanceof ConfigError)) throw error
-    const { problems } = error
-    const count = problems.length === 1 ? '1 problem' : `${problems.length} problems`
-    const lines = problems.map(({ name, problem }) => `  ${name}: ${problem}`)
-    throw new CommandError(
-      'CONFIG',
-      `${file} has ${count}:\n${lines.join('\n')}`,
-      `mend the manifest and look again: npx leasehold check ${file === defaultManifest ? '' : file}`.trimEnd(),
-      exitCodes.usage,
-      { cause: error },
-    )
-  }
+  const manifest = await readManifest(file).catch((error: unknown) => {
+    throw error instanceof ConfigError ? refusal(file, error.problems, error) : error
+  })
+  await refuseProblems(manifest, settingProblems(manifest), file)
+  return manifest
+}
+
+/** Throws CommandError 'CONFIG' (exit code 2) with every problem and its line, unless there is none. */
+export async function refuseProblems(
+  manifest: Manifest,
+  problems: readonly ConfigProblem[],
+  file: string = manifest.file,
+): Promise<void> {
+  if (problems.length > 0) throw refusal(file, await withLines(manifest.file, problems))
+}
+
+function refusal(file: string, problems: readonly ConfigProblem[], cause?: ConfigError): CommandError {
+  const count = problems.length === 1 ? '1 problem' : `${problems.length} problems`
+  const lines = problems.map(({ name, problem }) => `  ${name}: ${problem}`)
+  return new CommandError(
+    'CONFIG',
+    `${file} has ${count}:\n${lines.join('\n')}`,
+    `mend the manifest and look again: npx leasehold check ${file === defaultManifest ? '' : file}`.trimEnd(),
+    exitCodes.usage,
+    { cause },
+  )
 }
 
 /** What the processes would say of the settings that the manifest gives them. */
 function settingProblems({ service, workers, commands }: Manifest): ConfigProblem[] {
   const environments: [place: string, env: Readonly<Record<string, string>>][] = [
     ['service.env', service.env],
-    ...workers.map(({ name, env }): [string, typeof env] => [`${name}.env`, env]),
-    ...commands.map(({ stage, env }): [string, typeof env] => [`${stage}.env`, env]),
+    ...workers.map(({ place, env }): [string, typeof env] => [`${place}.env`, env]),
+    ...commands.map(({ stage, env }): [string, typeof env] => [`stages.${stage}.env`, env]),
   ]
   const problems = environments.flatMap(([place, env]) => {
     const settings = Object.fromEntries(Object.entries(env).filter(([name]) => name.startsWith('LEASEHOLD_')))

@@ -36,6 +36,8 @@ export interface MemberState {
   readonly restarts: number
   /** How its last life ended; null: it has had one only. */
   readonly lastEnd: string | null
+  /** Lives that ended without having been asked to. */
+  readonly failures: number
 }
 
 export interface FleetOptions {
@@ -88,11 +90,14 @@ export class Fleet {
     const { terminal, restart, nameWidth } = this.options
     const prefix = `${terminal.paint(colour, member.name.padEnd(nameWidth))} | `
     let pauseMs = 1_000
-    this.states.set(member, { name: member.name, pid: null, startedAt: null, restarts: -1, lastEnd: null })
+    const unborn = { pid: null, startedAt: null, restarts: -1, lastEnd: null, failures: 0 }
+    this.states.set(member, { name: member.name, ...unborn })
     for (;;) {
       const startedAt = performance.now()
       const { code, how } = await this.runOnce(member, prefix)
-      this.note(member, { pid: null, startedAt: null, lastEnd: how })
+      const asked = this.stopping.signal.aborted && (code === 0 || code === null)
+      const failures = (this.states.get(member)?.failures ?? 0) + (asked ? 0 : 1)
+      this.note(member, { pid: null, startedAt: null, lastEnd: how, failures })
       if (performance.now() - startedAt > healthyAfterMs) pauseMs = 1_000
       if (code === exitCodes.usage) {
         this.misconfigured = true

@@ -23,8 +23,8 @@ const hidden: readonly (readonly [folder: string, by: string])[] = [
 /** systemd's limit for the name of a unit. */
 const longestName = 255
 
-/** Throws ConfigError with everything that is wrong. */
-export function refuseImpossible(installation: Installation): void {
+/** Everything that is wrong; those that the manifest could mend have its places for names. */
+export function impossibleIn(installation: Installation): ConfigProblem[] {
   const { manifest } = installation
   const problems = [
     ...userProblems(installation),
@@ -38,7 +38,7 @@ export function refuseImpossible(installation: Installation): void {
       problem: 'lacks DATABASE_URL: services do not use the embedded database; its file is a credential',
     })
   }
-  if (problems.length > 0) throw new ConfigError(problems)
+  return problems
 }
 
 function refuse(problem: string): ConfigProblem[] {
@@ -103,7 +103,7 @@ function pathProblems(installation: Installation): ConfigProblem[] {
     ['the manifest', manifest.file],
     ['node', node],
     ...entries.map((entry) => [`the program ${basename(dirname(dirname(entry)))}`, entry] as const),
-    ...manifest.workers.map((worker) => [`workers.${worker.name}.directory`, worker.directory] as const),
+    ...manifest.workers.map((worker) => [`${worker.place}.directory`, worker.directory] as const),
   ])
   const account = findUser(installation)
   return [...paths].flatMap(([name, path]) => {
@@ -140,7 +140,7 @@ function nameProblems(installation: Installation): ConfigProblem[] {
   return installation.manifest.workers.flatMap((worker) =>
     worker.slots.flatMap((slot) => {
       const unit = runnerUnit(installation, slot)
-      const name = `workers.${worker.name}`
+      const name = worker.place
       if (!/^[\w:.@-]+$/.test(unit)) return [{ name, problem: `'${slot}' cannot be the instance of a unit` }]
       return unit.length > longestName ? [{ name, problem: `the unit's name ${unit} is too long` }] : []
     }),

@@ -410,6 +410,7 @@ CREATE INDEX schedules_by_due_time ON leasehold.schedules USING btree (next_at) 
 CREATE INDEX schedules_by_plan ON leasehold.schedules USING btree (planned_at) WHERE enabled;
 CREATE INDEX schedules_unplanned ON leasehold.schedules USING btree (name) WHERE (enabled AND (next_slot IS NULL));
 CREATE TRIGGER schedule_edited BEFORE INSERT OR UPDATE OF name, stage, cron, every, anchor, zone, payload, priority, key, catch_up, jitter, enabled, owner ON leasehold.schedules FOR EACH ROW EXECUTE FUNCTION leasehold.schedule_edited();
+CREATE TRIGGER schedule_removed AFTER DELETE ON leasehold.schedules FOR EACH ROW EXECUTE FUNCTION leasehold.schedule_removed();
 
 create table leasehold.sleepers (
   stage text not null,
@@ -1221,7 +1222,8 @@ begin
     from unnest(v_names, v_slots, v_ids) as w(name, slot, id) join leasehold.schedules s on s.name = w.name
     where s.key is not null
       and exists (select from leasehold.stages t where t.name = s.stage)
-      and not exists (select from leasehold.schedule_firings f where f.schedule = w.name and f.slot = w.slot)
+      and not exists (select from leasehold.schedule_firings f where f.schedule = w.name and f.slot = w.slot
+        and (f.outcome = 'fired' or leasehold.believed(f.recorded_at, v_now) is not null))
     order by s.stage, s.key, w.slot
     on conflict on constraint key_once_per_unfinished_task do nothing;
 
@@ -1240,7 +1242,11 @@ begin
         case when j.refusal is null then j.id end,
         case when j.extra then v_now else leasehold.schedule_due(j.name, j.slot, j.jitter) end, v_now, p_by, p_scheduler
       from judged j
-      on conflict on constraint slot_once_per_schedule do nothing
+      -- Skipped by a clock that was ahead: its time has come only now.
+      on conflict on constraint slot_once_per_schedule do update set last_slot = null, slots = excluded.slots,
+        outcome = excluded.outcome, reason = excluded.reason, task_id = excluded.task_id, due_at = excluded.due_at,
+        recorded_at = excluded.recorded_at, recorded_by = excluded.recorded_by, scheduler_id = excluded.scheduler_id
+      where f.outcome = 'skipped' and leasehold.believed(f.recorded_at, v_now) is null
       returning f.schedule, f.slot, f.outcome, f.reason, f.task_id
     )
     select jsonb_agg(to_jsonb(w) || jsonb_build_object('task_id', w.task_id::text) order by w.schedule, w.slot)
@@ -1457,10 +1463,16 @@ begin
   values (p_duty, p_schedule, p_period, v_now, v_now, p_by, v_next, 'running', 1)
   on conflict (duty) do update set schedule = excluded.schedule, period = excluded.period, started_at = excluded.started_at,
     started_by = excluded.started_by, next_at = excluded.next_at, outcome = 'running', turns = h.turns + 1
-  where h.outcome is distinct from 'running' or h.started_at < v_now - interval '5 minutes';
+  where h.outcome is distinct from 'running' or coalesce(leasehold.believed(h.started_at, v_now), '-infinity') < v_now - interval '5 minutes';
   return found;
 end
 $function$;
+
+CREATE OR REPLACE FUNCTION leasehold.believed(p_at timestamp with time zone, p_now timestamp with time zone, p_ahead interval DEFAULT '00:01:00'::interval)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+RETURN CASE WHEN (p_at <= (p_now + p_ahead)) THEN p_at ELSE NULL::timestamp with time zone END;
 
 CREATE OR REPLACE FUNCTION leasehold.below_floors(p_from bigint DEFAULT 0)
  RETURNS TABLE(task_id bigint, stage text, lane smallint, ready_position bigint, floor bigint)
@@ -1634,6 +1646,24 @@ CREATE OR REPLACE FUNCTION leasehold.clock()
  PARALLEL SAFE
 RETURN clock_timestamp();
 
+CREATE OR REPLACE FUNCTION leasehold.clock_doubt()
+ RETURNS text
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select case
+    when leasehold.monitor_silence() > interval '1 day' then 'by the clock no monitor has looked for '
+      || date_trunc('second', leasehold.monitor_silence()) || ': it may be wrong; start a monitor, and history goes a day later'
+    when g.ended_at is not null then 'the clock went ahead by ' || date_trunc('second', g.lasted) || ' at ' || date_trunc('second', g.ended_at)
+      || ', or no monitor looked for so long: history stays until ' || date_trunc('second', g.ended_at + interval '1 day') end
+  from (select leasehold.clock() as now) c
+  left join lateral (
+    select x.ended_at, x.lasted from leasehold.monitor_gaps x
+    where x.lasted > interval '1 day' and x.ended_at > c.now - interval '1 day' and leasehold.believed(x.ended_at, c.now) is not null
+    order by x.ended_at desc limit 1) g on true
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.collect_stragglers()
  RETURNS integer
  LANGUAGE plpgsql
@@ -1731,6 +1761,9 @@ declare
   v_ids bigint[];
 begin
   perform leasehold.require_read_committed('delete_strays');
+  if leasehold.clock_doubt() is not null then
+    return 0;
+  end if;
   -- Chosen while nobody waits; what they are is looked at again below, under the lock.
   select array_agg(x.id) into v_ids from (
     select t.id from leasehold.tasks_default t
@@ -1796,7 +1829,7 @@ begin
     foreach v_parent in array array['attempts', 'task_progress', 'task_checkpoints', 'task_logs'] loop
       v_table := 'leasehold.' || v_parent || '_' || v_range.first_id;
       continue when to_regclass(v_table) is null;
-      v_reason := leasehold.long_holders(('leasehold.' || v_parent)::regclass);
+      v_reason := coalesce(leasehold.long_holders(('leasehold.' || v_parent)::regclass), leasehold.long_holders(v_table::regclass));
       if v_reason is null then
         begin
           execute pg_catalog.format('lock table only leasehold.%I in access exclusive mode', v_parent);
@@ -1826,6 +1859,7 @@ declare
   v_started timestamptz;
   v_reason text;
   v_last_ended timestamptz;
+  v_doubt text;
 begin
   perform leasehold.require_read_committed('drop_range');
   perform from leasehold.locks where name = 'partitions' for update skip locked;
@@ -1842,14 +1876,18 @@ begin
   elsif v_range.last_ended_at >= p_before then
     return 'its last task ended at ' || v_range.last_ended_at;
   end if;
+  v_doubt := leasehold.clock_doubt();
 
   v_started := clock_timestamp();
-  v_reason := leasehold.range_holds(v_range.first_id, v_range.end_id);
+  v_reason := coalesce(v_doubt, leasehold.range_holds(v_range.first_id, v_range.end_id));
   if v_reason is null and clock_timestamp() > v_started + interval '0.2 seconds' then
     -- The same look has to be taken while everybody waits.
     v_reason := 'looking for unfinished tasks takes too long: dead rows are in the way, see "oldest transaction" in database_health';
   end if;
-  v_reason := coalesce(v_reason, leasehold.long_holders('leasehold.tasks'));
+  -- The range's own tables too: a vacuum that nothing may cancel (against wraparound) is not waited for with `tasks` locked.
+  v_reason := coalesce(v_reason, leasehold.long_holders('leasehold.tasks'),
+    leasehold.long_holders(('leasehold.tasks_' || v_range.first_id)::regclass),
+    leasehold.long_holders(('leasehold.attempts_' || v_range.first_id)::regclass));
   if v_reason is null then
     begin
       execute pg_catalog.format('lock table leasehold.%I in share mode', 'attempts_' || v_range.first_id);
@@ -1895,6 +1933,8 @@ begin
   select * into v_range from leasehold.partitions p where p.first_id = p_first_id and p.retired_at is null;
   if not found or v_range.closed_at is null or v_range.closed_at >= p_before then
     return 'it is not closed for long enough';
+  elsif leasehold.clock_doubt() is not null then
+    return leasehold.clock_doubt();
   end if;
   v_last_ended := v_range.last_ended_at;
   if v_last_ended is null or v_last_ended < p_before then
@@ -3015,6 +3055,8 @@ AS $function$
     select bool_or(h.status = 'live') as live, max(h.last_seen) as last_seen from leasehold.scheduler_health h
   ), settled as (
     select leasehold.release_grace_until(interval '1 minute') < leasehold.clock() as yes
+  ), open as (
+    select i.subject from leasehold.incidents i where i.kind = 'schedule_missed' and i.resolved_at is null
   ), enabled as (
     select s.*, f.outcome, f.reason, f.slot, f.recorded_by,
       coalesce(s.next_at, s.since) < leasehold.clock() - interval '5 minutes' as late
@@ -3032,7 +3074,7 @@ AS $function$
     jsonb_build_object('problem', 'no_scheduler', 'schedules', count(*), 'late', count(*) filter (where o.late),
       'last_seen', (select last_seen from scheduler), 'first', (array_agg(o.name order by o.next_at, o.name))[1:20])
   from orphaned o
-  where o.since < leasehold.clock() - interval '2 minutes' and (select yes from settled)
+  where (o.since < leasehold.clock() - interval '2 minutes' and (select yes from settled)) or 'scheduler' in (select subject from open)
   having count(*) > 0
   union all
   select 'schedule_missed', e.name, x.summary,
@@ -3046,8 +3088,8 @@ AS $function$
     union all
     select 'late', 'schedule ' || e.name || ' should have fired at '
       || to_char(coalesce(e.next_at, e.since) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"') || ' and did not'
-    where e.problem is null and e.late and (select yes from settled)
-      and not exists (select from orphaned o where o.name = e.name)
+    where e.problem is null and e.late and (e.name in (select subject from open)
+      or ((select yes from settled) and not exists (select from orphaned o where o.name = e.name)))
     union all
     select 'unknown_stage', 'schedule ' || e.name || ' fires for stage ' || e.stage || ', which is not known'
     where e.problem is null and e.reason = 'unknown_stage'
@@ -3105,6 +3147,7 @@ AS $function$
 declare
   v_seen text[];
   v_pids text;
+  v_vacuum boolean;
 begin
   select array_agg(l.virtualtransaction) into v_seen from pg_catalog.pg_locks l
   where l.locktype = 'relation' and l.relation = p_table and l.granted and l.pid is distinct from pg_backend_pid()
@@ -3113,11 +3156,46 @@ begin
     return null;
   end if;
   perform pg_catalog.pg_sleep(0.25);
-  select string_agg(distinct coalesce(l.pid::text, 'prepared'), ', ') into v_pids from pg_catalog.pg_locks l
+  select string_agg(distinct coalesce(l.pid::text, 'prepared'), ', '), bool_or(l.mode = 'ShareUpdateExclusiveLock')
+  into v_pids, v_vacuum from pg_catalog.pg_locks l
   where l.locktype = 'relation' and l.relation = p_table and l.granted and l.virtualtransaction = any (v_seen)
     and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
-  return 'a transaction that uses leasehold.' || (select c.relname from pg_catalog.pg_class c where c.oid = p_table)
-    || ' stays open (pid ' || v_pids || ')';
+  return case when v_vacuum then 'a vacuum or other maintenance of' else 'a transaction that uses' end
+    || ' leasehold.' || (select c.relname from pg_catalog.pg_class c where c.oid = p_table)
+    || case when v_vacuum then ' goes on (pid ' else ' stays open (pid ' end || v_pids || ')';
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.mend_liveness()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+  v_mended integer;
+  v_count integer;
+begin
+  update leasehold.workers w
+  set beat_at = least(w.beat_at, v_now), loop_at = least(w.loop_at, v_now), expires_at = least(w.expires_at, v_now + w.ttl)
+  where w.id = any (array(
+    select x.id from leasehold.workers x
+    where x.ended_at is null and (leasehold.believed(x.beat_at, v_now) is null or leasehold.believed(x.loop_at, v_now) is null)
+    order by x.id for update skip locked));
+  get diagnostics v_mended = row_count;
+  update leasehold.monitors m set ticked_at = v_now, started_at = least(m.started_at, v_now)
+  where m.id = any (array(
+    select x.id from leasehold.monitors x
+    where x.stopped_at is null and leasehold.believed(x.ticked_at, v_now) is null order by x.id for update skip locked));
+  get diagnostics v_count = row_count;
+  v_mended := v_mended + v_count;
+  update leasehold.schedulers c set ticked_at = v_now, started_at = least(c.started_at, v_now)
+  where c.id = any (array(
+    select x.id from leasehold.schedulers x
+    where x.stopped_at is null and leasehold.believed(x.ticked_at, v_now) is null order by x.id for update skip locked));
+  get diagnostics v_count = row_count;
+  return v_mended + v_count;
 end
 $function$;
 
@@ -3170,10 +3248,12 @@ declare
   v_now timestamptz := leasehold.clock();
   v_silent interval;
   v_gap interval;
+  v_went_back boolean;
 begin
-  select v_now - max(m.ticked_at) into v_silent from leasehold.monitors m;
+  v_went_back := leasehold.mend_liveness() > 0;
+  select v_now - max(leasehold.believed(m.ticked_at, v_now)) into v_silent from leasehold.monitors m;
   v_gap := case
-    when v_silent is null then interval '1 day' -- the longest TTL there is
+    when v_silent is null or v_went_back then interval '1 day' -- the longest TTL there is
     when v_silent > p_interval_ms * 2 * interval '1 millisecond' then v_silent
     else least(p_away, v_silent)
   end;
@@ -3205,7 +3285,8 @@ CREATE OR REPLACE FUNCTION leasehold.monitor_silence()
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  select leasehold.clock() - max(m.ticked_at) from leasehold.monitors m
+  select c.now - max(leasehold.believed(m.ticked_at, c.now))
+  from (select leasehold.clock() as now) c left join leasehold.monitors m on true group by c.now
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.monitor_tick(p_wedge interval, p_lonely interval, p_silent interval DEFAULT '00:00:30'::interval, p_budget interval DEFAULT '00:00:10'::interval)
@@ -3317,6 +3398,21 @@ AS $function$
   where c.channel = p_channel
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.note_uncomputed(p_schedule leasehold.schedules, p_reason text)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  insert into leasehold.schedule_firings (schedule, slot, last_slot, outcome, reason, recorded_at, recorded_by)
+  select p_schedule.name, p_schedule.since, c.now, 'skipped', p_reason, c.now, 'edit'
+  from (select leasehold.clock() as now) c
+  where case when p_schedule.every is null then date_trunc('minute', c.now) > p_schedule.since
+    else floor(extract(epoch from c.now - p_schedule.anchor) / extract(epoch from p_schedule.every))
+       > floor(extract(epoch from p_schedule.since - p_schedule.anchor) / extract(epoch from p_schedule.every)) end
+  on conflict on constraint slot_once_per_schedule do nothing
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.nudge_keys(p_task_ids bigint[])
  RETURNS void
  LANGUAGE sql
@@ -3425,14 +3521,19 @@ CREATE OR REPLACE FUNCTION leasehold.overdue_housekeeping()
 AS $function$
   select 'housekeeping_overdue', h.duty,
     'housekeeping duty ' || h.duty || case when h.succeeded_at is null then ' has never succeeded'
-      else ' has not succeeded for ' || date_trunc('second', leasehold.clock() - h.succeeded_at)::text end,
+      else ' has not succeeded for ' || date_trunc('second', c.now - h.succeeded_at)::text end,
     jsonb_build_object('duty', h.duty, 'schedule', h.schedule, 'succeeded_at', h.succeeded_at, 'started_at', h.started_at,
       'failures_in_a_row', h.failures_in_a_row, 'error', left(h.error, 500))
-  from leasehold.housekeeping h cross join lateral (select leasehold.clock() - (h.period * 3 + interval '5 minutes') as moment) late
-  where greatest(h.succeeded_at, h.known_since) < late.moment
-    and not exists (select from leasehold.monitor_gaps g where g.ended_at > late.moment)
-    and exists (select from leasehold.monitors m where m.stopped_at is null and m.started_at < late.moment
-      and m.ticked_at > leasehold.clock() - greatest(interval '1 minute', m.interval_ms * 3 * interval '1 millisecond'))
+  from (select leasehold.clock() as now) c
+  cross join leasehold.housekeeping h
+  cross join lateral (select c.now - (h.period * 3 + interval '5 minutes') as moment) late
+  where coalesce(greatest(leasehold.believed(h.succeeded_at, c.now), leasehold.believed(h.known_since, c.now)), '-infinity') < late.moment
+    and (exists (select from leasehold.incidents i
+        where i.kind = 'housekeeping_overdue' and i.subject = h.duty and i.resolved_at is null)
+      or (not exists (select from leasehold.monitor_gaps g
+          where g.ended_at > late.moment and leasehold.believed(g.ended_at, c.now) is not null)
+        and exists (select from leasehold.monitors m where m.stopped_at is null and m.started_at < late.moment
+          and m.ticked_at > c.now - greatest(interval '1 minute', m.interval_ms * 3 * interval '1 millisecond'))))
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.partition_size()
@@ -3813,8 +3914,9 @@ CREATE OR REPLACE FUNCTION leasehold.release_grace_until(p_ttl interval)
  STABLE
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  select greatest(pg_catalog.pg_postmaster_start_time(),
-    (select max(g.ended_at) from leasehold.monitor_gaps g where g.lasted >= p_ttl / 2)) + p_ttl
+  select greatest('-infinity', leasehold.believed(pg_catalog.pg_postmaster_start_time(), c.now),
+    (select max(leasehold.believed(g.ended_at, c.now)) from leasehold.monitor_gaps g where g.lasted >= p_ttl / 2)) + p_ttl
+  from (select leasehold.clock() as now) c
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.require_read_committed(p_what text)
@@ -3858,6 +3960,7 @@ declare
   v_now timestamptz := leasehold.clock();
   v_range leasehold.partitions;
   v_ended timestamptz;
+  v_doubt text := leasehold.clock_doubt();
 begin
   select * into v_settings from leasehold.retention;
   for v_range in select p.* from leasehold.partitions p order by p.first_id loop
@@ -3884,7 +3987,9 @@ begin
           execute pg_catalog.format('select max(ended_at) from leasehold.%I', 'attempts_' || v_range.first_id) into v_ended;
         end if;
         due_at := greatest(v_range.closed_at, v_ended) + v_settings.keep_tasks;
-        if due_at <= v_now then
+        if v_doubt is not null then
+          reason := case when due_at <= v_now then v_doubt end;
+        elsif due_at <= v_now then
           action := 'drop';
         elsif v_range.logs_gone_at is null and greatest(v_range.closed_at, v_ended) + v_settings.keep_logs <= v_now then
           action := 'drop logs';
@@ -4234,7 +4339,7 @@ declare
   v_last record;
 begin
   select x.at, max(x.took) as took into v_last from leasehold.stage_samples x
-  where x.at = (select max(y.at) from leasehold.stage_samples y) group by 1;
+  where x.at = (select max(y.at) from leasehold.stage_samples y where y.at <= v_now + interval '1 minute') group by 1;
   if v_now < v_last.at + greatest(interval '50 seconds', v_last.took / p_share) then
     return null;
   end if;
@@ -4249,7 +4354,7 @@ begin
   insert into leasehold.stage_samples (stage, at, ready, scheduled, waiting, running, took)
   select c.name, v_now, c.ready, c.scheduled, c.waiting, c.running, clock_timestamp() - v_started from counted c
   on conflict do nothing;
-  delete from leasehold.stage_samples x where x.at < v_now - interval '7 days';
+  delete from leasehold.stage_samples x where x.at < v_now - interval '7 days' or x.at > v_now + interval '1 minute';
   return clock_timestamp() - v_started;
 end
 $function$;
@@ -4294,6 +4399,8 @@ begin
       values (old.name, old.next_slot, v_now, 'skipped', case when v_switched then 'disabled' else 'changed' end,
         old.next_at, v_now, 'edit')
       on conflict on constraint slot_once_per_schedule do nothing;
+    elsif old.enabled and old.next_slot is null then
+      perform leasehold.note_uncomputed(old, case when v_switched then 'disabled' else 'changed' end);
     elsif new.enabled and v_switched then
       insert into leasehold.schedule_firings (schedule, slot, last_slot, outcome, reason, recorded_at, recorded_by)
       values (old.name, old.since, v_now, 'skipped', 'disabled', v_now, 'edit')
@@ -4313,7 +4420,27 @@ CREATE OR REPLACE FUNCTION leasehold.schedule_facts(p_schedule leasehold.schedul
  RETURNS jsonb
  LANGUAGE sql
  STABLE
-RETURN jsonb_build_object('name', (p_schedule).name, 'revision', (p_schedule).revision, 'enabled', (p_schedule).enabled, 'cron', (p_schedule).cron, 'every_ms', (floor((EXTRACT(epoch FROM (p_schedule).every) * (1000)::numeric)))::bigint, 'anchor', leasehold.epoch_ms((p_schedule).anchor), 'zone', (p_schedule).zone, 'catch_up', (p_schedule).catch_up, 'jitter_ms', (floor((EXTRACT(epoch FROM (p_schedule).jitter) * (1000)::numeric)))::bigint, 'next_slot', leasehold.epoch_ms((p_schedule).next_slot), 'since', leasehold.epoch_ms((p_schedule).since));
+RETURN jsonb_build_object('name', (p_schedule).name, 'revision', (p_schedule).revision, 'enabled', (p_schedule).enabled, 'cron', (p_schedule).cron, 'every_ms', (floor((EXTRACT(epoch FROM (p_schedule).every) * (1000)::numeric)))::bigint, 'anchor', leasehold.epoch_ms((p_schedule).anchor), 'zone', (p_schedule).zone, 'catch_up', (p_schedule).catch_up, 'jitter_ms', (floor((EXTRACT(epoch FROM (p_schedule).jitter) * (1000)::numeric)))::bigint, 'next_slot', leasehold.epoch_ms((p_schedule).next_slot), 'since', leasehold.epoch_ms(LEAST((p_schedule).since, leasehold.clock())));
+
+CREATE OR REPLACE FUNCTION leasehold.schedule_removed()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+begin
+  if old.enabled and old.next_slot <= v_now then
+    insert into leasehold.schedule_firings (schedule, slot, last_slot, outcome, reason, due_at, recorded_at, recorded_by)
+    values (old.name, old.next_slot, v_now, 'skipped', 'deleted', old.next_at, v_now, 'edit')
+    on conflict on constraint slot_once_per_schedule do nothing;
+  elsif old.enabled and old.next_slot is null then
+    perform leasehold.note_uncomputed(old, 'deleted');
+  end if;
+  return null;
+end
+$function$;
 
 CREATE OR REPLACE FUNCTION leasehold.scheduler_leave(p_scheduler uuid)
  RETURNS boolean
@@ -4347,10 +4474,11 @@ begin
      where s.enabled and s.next_slot is not null and s.next_at <= v_now order by s.next_at limit p_limit)
     union all
     (select s, false from leasehold.schedules s
-     where s.enabled and s.next_slot is null and (s.problem is null or s.problem_at < v_now - interval '10 minutes')
+     where s.enabled and s.next_slot is null and (s.problem is null
+       or coalesce(leasehold.believed(s.problem_at, v_now), '-infinity') < v_now - interval '10 minutes')
      order by s.name limit p_limit)
     union all
-    (select s, true from leasehold.schedules s
+    (select s, true from leasehold.schedules s -- as believed() has it, in the words of an index
      where s.enabled and s.planned_at > v_now + interval '1 minute' and s.next_at > v_now order by s.planned_at limit p_limit)
   ) f;
   if v_due is null then
@@ -4805,7 +4933,8 @@ AS $function$
   where u.schemaname = 'leasehold' and u.n_dead_tup > greatest(20000, u.n_live_tup)
     and u.relname in ('ready', 'leases', 'scheduled', 'waiting', 'nudges', 'task_keys', 'dependencies', 'concurrency_keys',
       'sleepers', 'workers', 'revocations', 'run_ledger', 'floors', 'floor_probes', 'stage_samples')
-    and coalesce(greatest(u.last_vacuum, u.last_autovacuum), '-infinity') < pg_catalog.clock_timestamp() - interval '3 minutes'
+    and coalesce(greatest(leasehold.believed(u.last_vacuum, clock_timestamp()), leasehold.believed(u.last_autovacuum, clock_timestamp())),
+      '-infinity') < clock_timestamp() - interval '3 minutes'
   order by u.n_dead_tup desc
 $function$;
 
@@ -4864,10 +4993,6 @@ begin
   delete from leasehold.concurrency_keys k where k.ctid = any (array(select i.rid from idle i));
   get diagnostics v_count = row_count;
   v_gone := v_gone || jsonb_build_object('concurrency_keys', v_count);
-  delete from leasehold.workers w where w.ctid = any (array(
-    select x.ctid from leasehold.workers x where x.ended_at < v_now - v_settings.keep_workers limit p_limit));
-  get diagnostics v_count = row_count;
-  v_gone := v_gone || jsonb_build_object('workers', v_count);
   -- Left by a cancel that met the end of its worker: nobody will read them.
   delete from leasehold.revocations r
   where not exists (select from leasehold.workers w where w.id = r.worker_id and w.ended_at is null);
@@ -4876,6 +5001,14 @@ begin
   delete from leasehold.sleepers z where z.wake_until < v_now - interval '1 hour';
   get diagnostics v_count = row_count;
   v_gone := v_gone || jsonb_build_object('sleepers', v_count);
+  -- What goes by its age stays while the clock is in doubt.
+  if leasehold.clock_doubt() is not null then
+    return (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(v_gone) e where e.value <> '0');
+  end if;
+  delete from leasehold.workers w where w.ctid = any (array(
+    select x.ctid from leasehold.workers x where x.ended_at < v_now - v_settings.keep_workers limit p_limit));
+  get diagnostics v_count = row_count;
+  v_gone := v_gone || jsonb_build_object('workers', v_count);
   delete from leasehold.alerts a where a.ctid = any (array(
     select x.ctid from leasehold.alerts x where x.created_at < v_now - v_settings.keep_incidents limit p_limit));
   get diagnostics v_count = row_count;
@@ -4912,7 +5045,8 @@ begin
   where f.ctid = any (array(
     select x.ctid from leasehold.schedule_firings x
     where x.recorded_at < (select leasehold.clock() - greatest(p_keep, interval '31 days'))
-      and exists (select from leasehold.schedule_firings n where n.schedule = x.schedule and n.slot > x.slot)
+      -- One step in the index for each; as a join it would compare all rows of a schedule with each other.
+      and x.slot < (select n.slot from leasehold.schedule_firings n where n.schedule = x.schedule order by n.slot desc limit 1)
     order by x.recorded_at limit p_limit));
   get diagnostics v_removed = row_count;
   return v_removed;
@@ -4944,6 +5078,7 @@ AS $function$
     select a.task_id, a.outcome, a.ended_at, a.error from leasehold.attempts a
     -- The moment once, in a subquery: the clock is volatile, and a filter would walk the whole history of failures.
     where a.outcome in ('dead', 'retry', 'lost') and a.ended_at > (select leasehold.clock() - interval '1 hour')
+      and a.ended_at <= (select leasehold.clock() + interval '1 minute')
     order by a.ended_at desc limit 5000
   ), dead as (
     select t.stage, count(*) as n, max(f.ended_at) as last_at,
@@ -5068,11 +5203,13 @@ grant delete, select on table leasehold.schedules to leasehold_operator;
 grant execute on function leasehold.advance_floors(p_patience interval, p_step bigint) to leasehold_worker;
 grant execute on function leasehold.advance_schedules(p_plans jsonb, p_by text, p_scheduler uuid) to leasehold_operator;
 grant execute on function leasehold.audit() to leasehold_operator;
+grant execute on function leasehold.believed(p_at timestamp with time zone, p_now timestamp with time zone, p_ahead interval) to public;
 grant execute on function leasehold.below_floors(p_from bigint) to leasehold_observer;
 grant execute on function leasehold.below_floors(p_from bigint) to leasehold_submitter;
 grant execute on function leasehold.cancel_task(task_id bigint, reason text) to leasehold_operator;
 grant execute on function leasehold.claim(worker_id uuid, stage text, max_tasks integer) to leasehold_worker;
 grant execute on function leasehold.clock() to public;
+grant execute on function leasehold.clock_doubt() to leasehold_observer;
 grant execute on function leasehold.drain_slot(slot text) to leasehold_operator;
 grant execute on function leasehold.epoch_ms(p_at timestamp with time zone) to leasehold_operator;
 grant execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer) to leasehold_worker;
@@ -5200,6 +5337,7 @@ revoke execute on function leasehold.check_alert_zone() from public;
 revoke execute on function leasehold.check_change(p_change jsonb, p_known text[]) from public;
 revoke execute on function leasehold.claim(worker_id uuid, stage text, max_tasks integer) from public;
 revoke execute on function leasehold.claim_messages(p_channel text, p_for interval) from public;
+revoke execute on function leasehold.clock_doubt() from public;
 revoke execute on function leasehold.collect_stragglers() from public;
 revoke execute on function leasehold.compact_run_ledger(p_limit integer) from public;
 revoke execute on function leasehold.current_conditions(p_wedge interval, p_lonely interval, p_silent interval) from public;
@@ -5234,6 +5372,7 @@ revoke execute on function leasehold.late_schedules() from public;
 revoke execute on function leasehold.leave(worker_id uuid, reason text) from public;
 revoke execute on function leasehold.lock_key(p_stage text, p_key text) from public;
 revoke execute on function leasehold.long_holders(p_table regclass) from public;
+revoke execute on function leasehold.mend_liveness() from public;
 revoke execute on function leasehold.messages_failed(p_channel text, p_transmission uuid, p_error text, p_delay interval, p_refused boolean, p_alone boolean) from public;
 revoke execute on function leasehold.messages_sent(p_channel text, p_transmission uuid, p_remark text) from public;
 revoke execute on function leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer, p_away interval) from public;
@@ -5243,6 +5382,7 @@ revoke execute on function leasehold.monitor_tick(p_wedge interval, p_lonely int
 revoke execute on function leasehold.next_range_size() from public;
 revoke execute on function leasehold.next_turn(p_period interval) from public;
 revoke execute on function leasehold.note_alert_test(p_channel text, p_error text) from public;
+revoke execute on function leasehold.note_uncomputed(p_schedule leasehold.schedules, p_reason text) from public;
 revoke execute on function leasehold.nudge_keys(p_task_ids bigint[]) from public;
 revoke execute on function leasehold.oldest_program() from public;
 revoke execute on function leasehold.open_deaths(p_limit integer) from public;
@@ -5282,6 +5422,7 @@ revoke execute on function leasehold.sample_depths(p_share real) from public;
 revoke execute on function leasehold.schedule_due(p_schedule text, p_slot timestamp with time zone, p_jitter interval) from public;
 revoke execute on function leasehold.schedule_edited() from public;
 revoke execute on function leasehold.schedule_facts(p_schedule leasehold.schedules) from public;
+revoke execute on function leasehold.schedule_removed() from public;
 revoke execute on function leasehold.scheduler_leave(p_scheduler uuid) from public;
 revoke execute on function leasehold.scheduler_tick(p_scheduler uuid, p_host text, p_pid integer, p_version text, p_poll_ms integer, p_limit integer) from public;
 revoke execute on function leasehold.schema_version() from public;

@@ -25,6 +25,9 @@ export type DutyName =
 const enoughMerged = 1_000
 const maxRounds = 50
 const runBatch = 1_000
+const tidyBatch = 10_000
+/** Less than the five minutes after which a turn is taken for dead. */
+const tidyMs = 200_000
 
 const turns: Readonly<Record<DutyName, (db: Db) => Promise<Deeds>>> = {
   partitions: keepRangesAhead,
@@ -173,9 +176,20 @@ async function mergeLedger(db: Db): Promise<Deeds> {
   return { merged }
 }
 
+/** In short transactions until a round leaves nothing behind, or until the time of a turn is up: the next one goes on. */
 async function tidyRows(db: Db): Promise<Deeds> {
-  const { rows } = await db.query<{ gone: Deeds }>('select leasehold.tidy_rows() as gone')
-  return rows[0]?.gone ?? {}
+  const sum: Record<string, number> = {}
+  const until = performance.now() + tidyMs
+  for (let full = true; full && performance.now() < until;) {
+    const { rows } = await db.query<{ gone: Readonly<Record<string, number>> }>(
+      'select leasehold.tidy_rows($1) as gone',
+      [tidyBatch],
+    )
+    const gone = Object.entries(rows[0]?.gone ?? {})
+    for (const [table, n] of gone) sum[table] = (sum[table] ?? 0) + n
+    full = gone.some(([, n]) => n >= tidyBatch)
+  }
+  return sum
 }
 
 async function endForgottenLeases(db: Db): Promise<Deeds> {

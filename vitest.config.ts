@@ -1,4 +1,8 @@
+import { join } from 'node:path'
 import { defineConfig } from 'vitest/config'
+
+// Inherited by the workers and by the programs that tests start: half of the time of a start is compiling.
+process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, 'node_modules/.cache/node-compile')
 
 const conditions = ['development', 'node', 'default']
 

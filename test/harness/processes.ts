@@ -57,7 +57,7 @@ function killAll(): void {
 /** Starts a TypeScript program of this repository. It runs until it ends by itself, is killed, or the file is over. */
 export function spawnProcess(options: SpawnOptions): TestProcess {
   const inherited = Object.fromEntries(
-    ['PATH', 'HOME', 'TMPDIR', 'LANG'].map((name) => [name, process.env[name]]),
+    ['PATH', 'HOME', 'TMPDIR', 'LANG', 'NODE_COMPILE_CACHE'].map((name) => [name, process.env[name]]),
   )
   const script = resolve(repository, options.script)
   const args = ['--conditions=development', ...(options.nodeOptions ?? []), script, ...(options.args ?? [])]

@@ -6,7 +6,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
-import { openPool, retryDelayMs, sleep } from '@leasehold/postgres'
+import { openPool, retryDelayMs, sleep, within } from '@leasehold/postgres'
 import { ConfigError, type ConfigProblem } from '@leasehold/queue'
 import { Contact } from './contact.ts'
 import { keepFloors } from './floors.ts'
@@ -18,7 +18,6 @@ import type { RetryPace } from './outbox.ts'
 import { Ping } from './ping.ts'
 import { SideJobs } from './side-jobs.ts'
 import { type MonitorIntroduction, monitorLeave } from './verbs.ts'
-import { within } from './within.ts'
 
 /** How a monitor is started. Times are milliseconds. Without any channel alerts are kept in leasehold.alerts and not sent. */
 export interface MonitorOptions extends ChannelSettings {

@@ -5,7 +5,7 @@
  * when it gives up (it does when it cannot record a job's end) or cannot start, it is started again. It installs no
  * signal handlers. What the jobs do is outbox.ts and housekeeping.ts.
  */
-import { OutageLog, openPool, retryDelayMs, sleep } from '@leasehold/postgres'
+import { OutageLog, openPool, retryDelayMs, sleep, within } from '@leasehold/postgres'
 import { describeError, registerDuties } from '@leasehold/queue'
 import {
   Logger,
@@ -21,7 +21,6 @@ import { dutyJobs } from './housekeeping.ts'
 import type { Log } from './log.ts'
 import { type RetryPace, deliver, deliveryJob, recoverDelivery } from './outbox.ts'
 import { oneLine } from './plain-text.ts'
-import { within } from './within.ts'
 
 const schema = 'graphile_worker'
 /** How long a stop waits for jobs; graphile-worker aborts them after 5 s (an alert is then tried again later). */

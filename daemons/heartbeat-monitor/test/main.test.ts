@@ -1,11 +1,11 @@
 /**
- * The daemon as systemd runs it: a process of its own, with an environment, signals and exit codes.
+ * The daemon as systemd runs it: a process of its own, with an environment, signals and exit codes. What it has in common
+ * with the other daemons is tested in test/every-daemon.test.ts.
  */
 import { beforeEach, expect, test } from 'vitest'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
 import { type TestProcess, spawnProcess } from '../../../test/harness/processes.ts'
 import { MailServer } from './mail-server.ts'
-import { Proxy } from './proxy.ts'
 import { claim, stage, submit, work } from './watching.ts'
 
 let db: TestDatabase
@@ -14,8 +14,8 @@ beforeEach(async ({ onTestFinished }) => {
   onTestFinished(() => db.drop())
 })
 
-function daemon(env: Record<string, string | undefined>, nodeOptions: readonly string[] = []): TestProcess {
-  return spawnProcess({ script: 'daemons/heartbeat-monitor/src/main.ts', env, nodeOptions })
+function daemon(env: Record<string, string | undefined>): TestProcess {
+  return spawnProcess({ script: 'daemons/heartbeat-monitor/src/main.ts', env })
 }
 
 test('it mails a dead worker through the server that the environment names, and ends with 0 on SIGTERM', async ({
@@ -52,34 +52,6 @@ test('it mails a dead worker through the server that the environment names, and 
   expect(monitor.output()).not.toContain('canary-password')
   const { rows } = await db.pool.query('select stopped_at is not null as stopped from leasehold.monitors')
   expect(rows).toEqual([{ stopped: true }])
-})
-
-test('it waits for a database that is away, and ends at once when told to', async () => {
-  const proxy = new Proxy(db.url)
-  const url = await proxy.start()
-  await proxy.cut()
-  const monitor = daemon({ DATABASE_URL: url })
-  await monitor.waitForLine(/"event":"database.away"/)
-
-  monitor.kill('SIGTERM')
-
-  expect(await monitor.exit).toEqual({ code: 0, signal: null })
-})
-
-test('told to end while it is still being loaded, it ends with 0 and has not begun', async () => {
-  const monitor = daemon({ DATABASE_URL: db.url }, ['--import', './test/harness/told-while-loading.ts'])
-
-  expect(await monitor.exit).toEqual({ code: 0, signal: null })
-  expect((await db.pool.query('select from leasehold.monitors')).rowCount).toBe(0)
-})
-
-test('it refuses a database that was never migrated, and says how to', async ({ onTestFinished }) => {
-  const empty = await createTestDatabase({ empty: true })
-  onTestFinished(() => empty.drop())
-  const monitor = daemon({ DATABASE_URL: empty.url })
-
-  expect(await monitor.exit).toEqual({ code: 1, signal: null })
-  expect(monitor.output()).toContain('npx leasehold migrate')
 })
 
 test('a wrong configuration ends with 2 and names every problem', async () => {

@@ -1,5 +1,6 @@
 /**
- * The runner daemon as a process: what it is given, what it refuses and with which exit code, what it says to systemd.
+ * The runner daemon as a process: what it is given, what it refuses and with which exit code. What it has in common with
+ * the other daemons is tested in test/every-daemon.test.ts.
  */
 import { getTask } from '@leasehold/queue'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -109,35 +110,6 @@ test('a module that fails while it is loaded ends the process with 1', async () 
   const { code, said } = await refusal(['--module', fixture('broken')])
   expect(code).toBe(1)
   expect(said).toContain('this module is broken')
-})
-
-test('told to end while it is still being loaded, it ends with 0 and has taken no slot', async () => {
-  const runner = spawnProcess({
-    script: 'daemons/runner/src/main.ts',
-    args: ['--module', fixture('created'), '--slot', 'early@1'],
-    env: { DATABASE_URL: db.url },
-    nodeOptions: ['--import', './test/harness/told-while-loading.ts'],
-  })
-  expect(await runner.exit).toEqual({ code: 0, signal: null })
-  expect((await db.pool.query("select from leasehold.workers where slot = 'early@1'")).rowCount).toBe(0)
-})
-
-test('a database without the schema is refused with what to run, before anything is claimed', async () => {
-  const empty = await createTestDatabase({ empty: true })
-  const { code, said } = await refusal(['--module', fixture('created')], { DATABASE_URL: empty.url })
-  expect(code).toBe(1)
-  expect(said).toContain('leasehold migrate')
-  await empty.drop()
-})
-
-test('a password that is wrong is said at once and never shown', async () => {
-  const url = new URL(db.url)
-  url.username = 'nobody_knows_me'
-  url.password = 'hunter2-is-not-it'
-  const { code, said } = await refusal(['--module', fixture('created')], { DATABASE_URL: url.href })
-  expect(code).toBe(1)
-  expect(said).toContain('nobody_knows_me')
-  expect(said).not.toContain('hunter2')
 })
 
 test('it starts as a login that has the role leasehold_worker and nothing else', async () => {

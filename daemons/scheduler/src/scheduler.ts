@@ -7,7 +7,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
-import { OutageLog, openPool, retryDelayMs, sleep } from '@leasehold/postgres'
+import { OutageLog, openPool, retryDelayMs, sleep, within } from '@leasehold/postgres'
 import { ConfigError, type SchedulerIntroduction, describeError, schedulerLeave } from '@leasehold/queue'
 import { type Turn, tick } from './tick.ts'
 
@@ -138,11 +138,4 @@ class RunningScheduler implements Scheduler {
     await within(2_000, schedulerLeave(this.pool, this.id))
     await within(1_000, this.pool.end())
   }
-}
-
-/** Resolves when `work` has ended, well or not, or after `ms`. */
-async function within(ms: number, work: Promise<unknown>): Promise<void> {
-  const ended = new AbortController()
-  await Promise.race([work.catch(() => {}), sleep(ms, ended.signal)])
-  ended.abort()
 }

@@ -1,5 +1,6 @@
 /**
- * The daemon as systemd runs it: processes that are killed, a database that restarts, signals and exit codes.
+ * The daemon as systemd runs it: processes that are killed, sessions that are cut, signals and exit codes. What it has in
+ * common with the other daemons is tested in test/every-daemon.test.ts.
  */
 import { listFirings, listSchedulers, putSchedule } from '@leasehold/queue'
 import { beforeEach, expect, test } from 'vitest'
@@ -62,13 +63,8 @@ test('a daemon waits for its database, says so once, and ends at once when told 
   expect(waiting.output().match(/start\.waiting/g)).toHaveLength(1)
 })
 
-test('a wrong setting ends with 2, a database that was never migrated with 1', async ({ onTestFinished }) => {
+test('a wrong setting ends with 2', async () => {
   const wrong = daemon({ LEASEHOLD_SCHEDULER_POLL_MS: '5' })
   expect(await wrong.exit).toEqual({ code: 2, signal: null })
   expect(wrong.output()).toContain('LEASEHOLD_SCHEDULER_POLL_MS')
-  const empty = await createTestDatabase({ empty: true })
-  onTestFinished(() => empty.drop())
-  const unmigrated = daemon({ DATABASE_URL: empty.url })
-  expect(await unmigrated.exit).toEqual({ code: 1, signal: null })
-  expect(unmigrated.output()).toContain('npx leasehold migrate')
 })

@@ -4,13 +4,13 @@
  * Invariants: timeouts and aborts come on time whatever the database is doing; a place is given back when its handler
  * has come back, or when it has ignored its abort signal for the grace. Claiming and settling is the loop's.
  */
+import { within } from '@leasehold/postgres'
 import type { ClaimedRow, Db, Revocation } from '@leasehold/queue'
 import type { Capacity } from './capacity.ts'
 import { AttemptAborted, Execution, type Surroundings } from './execution.ts'
 import type { Ledger } from './ledger.ts'
 import type { RunnerLog, Settings } from './options.ts'
 import type { Counts } from './settlement.ts'
-import { within } from './within.ts'
 
 /** The longest wait of a Node timer. */
 const longestTimerMs = 2 ** 31 - 1

@@ -4,12 +4,12 @@
  * Invariants: beats stop last, after everything was settled or given back and the worker has left; no wait of an end
  * lasts longer than its limit, whatever the database does. Which slot, and what follows a life, is runner.ts.
  */
+import { within } from '@leasehold/postgres'
 import { type BeatAnswer, type Db, leave } from '@leasehold/queue'
 import { Heart } from './heart.ts'
 import { Loop } from './loop.ts'
 import type { Settings } from './options.ts'
 import type { Counts } from './settlement.ts'
-import { within } from './within.ts'
 
 /** What a life needs of its runner. */
 export interface LifeHost {

@@ -15,12 +15,11 @@ import {
   registerWorker,
   type WorkerRegistration,
 } from '@leasehold/queue'
-import { Listener, openPool, OutageLog, retryDelayMs, sleep } from '@leasehold/postgres'
+import { Listener, openPool, OutageLog, retryDelayMs, sleep, within } from '@leasehold/postgres'
 import { attendDuties } from './duties.ts'
 import { Life } from './life.ts'
 import { fillIn, type RunnerOptions, type Settings } from './options.ts'
 import type { Counts } from './settlement.ts'
-import { within } from './within.ts'
 
 type Pool = ReturnType<typeof openPool>
 

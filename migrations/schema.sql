@@ -1485,7 +1485,10 @@ AS $function$
   from leasehold.stages s cross join generate_series(0, 11) as l(lane)
   cross join lateral (
     select f.floor from leasehold.floors f where f.stage = s.name and f.lane = l.lane order by f.floor desc limit 1) f
-  join leasehold.ready r on r.stage = s.name and r.lane = l.lane and r.position >= p_from and r.position < f.floor
+  -- The order keeps this from becoming a join with all of ready.
+  cross join lateral (
+    select r.task_id, r.position from leasehold.ready r
+    where r.stage = s.name and r.lane = l.lane and r.position >= p_from and r.position < f.floor order by r.position) r
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.burst_ends_at(p_incidents bigint[], p_interval interval)
@@ -1682,13 +1685,15 @@ begin
   loop
     perform pg_current_xact_id();
     with below as (
-      select r.ctid as rid
+      select r.rid
       from leasehold.stages s cross join generate_series(0, 11) as l(lane)
       cross join lateral (
         select f.floor from leasehold.floors f where f.stage = s.name and f.lane = l.lane order by f.floor desc limit 1) f
-      join leasehold.ready r on r.stage = s.name and r.lane = l.lane
-        and r.position >= v_straggler.from_position and r.position < f.floor
-      for update of r skip locked
+      cross join lateral (
+        select r.ctid as rid from leasehold.ready r
+        where r.stage = s.name and r.lane = l.lane
+          and r.position >= v_straggler.from_position and r.position < f.floor
+        order by r.position for update skip locked) r
     ), gone as (
       delete from leasehold.ready r where r.ctid = any (array(select b.rid from below b))
       returning r.position, r.task_id, r.lane, r.failures, r.crashes, r.stage, r.concurrency_key

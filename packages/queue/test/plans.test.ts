@@ -223,3 +223,10 @@ test.each(['done', 'cancelled', undefined] as const)(
     expect(blocks).toBeLessThan(200)
   },
 )
+
+test('the look for tasks below their floors reads the floors, not the tasks that wait above them', async () => {
+  const plans = await plansOf((on) => on.query('select * from leasehold.invariant_violations'))
+  const look = plans.filter((plan) => plan.text.includes('position < f.floor'))
+  expect(readersOf(look, 'ready').map((node) => node['Index Name'])).toContain('ready_by_lane')
+  expect(await buffersOf(session, 'select * from leasehold.below_floors()', [])).toBeLessThan(500)
+})

@@ -96,6 +96,20 @@ test('what is odd is a warning, and no failure', async () => {
   ])
 })
 
+function importing(from: string): string {
+  const stages = `{ note: { command: 'true' as string } }`
+  return `import { defineManifest } from '${from}'\nexport default defineManifest({ stages: ${stages} })\n`
+}
+
+test('a manifest far from any node_modules finds our packages, and nothing else that is not there', async () => {
+  writeFileSync(join(folder, 'far.config.ts'), importing('@leasehold/manifest'))
+  const found = await leasehold(['check', join(folder, 'far.config.ts')], {})
+  expect([found.code, found.stderr]).toEqual([0, ''])
+  writeFileSync(join(folder, 'farther.config.ts'), importing('@leasehold/no-such-package'))
+  const missing = await leasehold(['check', join(folder, 'farther.config.ts')], {})
+  expect([missing.code, missing.stderr]).toEqual([2, expect.stringContaining("'@leasehold/no-such-package'")])
+})
+
 test('without a file it looks for leasehold.config.ts, and says so when there is none', async () => {
   const { code, stderr } = await leasehold(['check'], {})
   expect(code).toBe(2)

@@ -19,7 +19,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeEach, expect, test } from 'vitest'
+import type { ManifestSchedule } from '@leasehold/manifest'
 import { toCalendar } from '../src/systemd/calendar.ts'
+import { timerLimits } from '../src/systemd/timer-limits.ts'
 import { openRotatingLog } from '../src/background/rotating-log.ts'
 import { leasehold, leaseholdJson } from './leasehold.ts'
 
@@ -129,6 +131,36 @@ test('timers say when schedules fire, in their zones; what only a scheduler can 
   })
   expect(toCalendar({ cron: '0 3 L * *', everyMs: null, zone: 'UTC' })).toHaveProperty('problem')
   expect(toCalendar({ cron: null, everyMs: 7 * 60_000, zone: 'UTC' })).toHaveProperty('problem')
+})
+
+function limits(changes: Partial<ManifestSchedule>): string[] {
+  const plain = { name: 's', stage: 'blog', cron: null, everyMs: null, zone: 'Europe/London', payload: {} }
+  const rest = { catchUp: 'one', jitterMs: 0, enabled: true } as const
+  return timerLimits({ ...plain, ...rest, ...changes }, new Date('2027-01-10T00:00:00Z'))
+}
+
+test('what a timer does otherwise than the scheduler is said for each schedule by its name', () => {
+  expect(limits({ cron: '30 1 * * *' })).toEqual([
+    'schedule s: a timer misses its firing at 2027-03-28 02:30:00 +01:00 (01:30 is skipped by the clocks that day: it fires 02:30)',
+  ])
+  expect(limits({ cron: '*/30 * * * *' })).toEqual([
+    'schedule s: a timer misses its firing at 2027-10-31 01:00:00 +00:00 (the second of two: clocks show this time twice)',
+  ])
+  expect(limits({ cron: '0 6 * * *', jitterMs: 300_000 })).toEqual([
+    'schedule s: a timer fires it without its jitter of 5 min',
+  ])
+  expect(limits({ everyMs: 420_000 })).toEqual([expect.stringContaining('no timer can fire it')])
+  for (const exact of [{ cron: '0 6 * * *' }, { cron: '30 1 * * *', zone: 'UTC' }, { everyMs: 900_000 }])
+    expect(limits(exact)).toEqual([])
+})
+
+test('they are said where timers are made, and by check', async () => {
+  const schedules = { early: { stage: 'blog', cron: '30 1 * * *', zone: 'Europe/London' } }
+  writeFileSync(manifestFile, JSON.stringify({ ...declared, schedules }))
+  const said = /schedule early: a timer misses its firing at \d{4}-03-\d\d 02:30:00/
+  expect((await systemd('print', '--timers', '--config', manifestFile)).stderr).toMatch(said)
+  expect((await systemd('print', '--config', manifestFile)).stderr).toBe('')
+  expect((await leasehold(['check', manifestFile], {})).stdout).toMatch(said)
 })
 
 test('a second installation beside the first has names of its own', async () => {

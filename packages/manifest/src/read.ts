@@ -10,6 +10,7 @@ import { pathToFileURL } from 'node:url'
 import { assemble } from './assemble.ts'
 import { lineOf, linesOf } from './lines.ts'
 import type { Manifest } from './manifest.ts'
+import { importWithOwnPackages } from './own-packages.ts'
 
 /** The manifest of a file. Throws {@link ConfigError}. What its code throws is reported with its message. */
 export async function readManifest(file: string): Promise<Manifest> {
@@ -47,7 +48,8 @@ async function valueOf(path: string, text: string): Promise<unknown> {
   const kind = extname(path)
   try {
     if (kind === '.json') return JSON.parse(text) as unknown
-    if (/^\.[cm]?[jt]s$/.test(kind)) return exported(path, (await import(pathToFileURL(path).href)) as object)
+    if (/^\.[cm]?[jt]s$/.test(kind))
+      return exported(path, await importWithOwnPackages(pathToFileURL(path).href))
   } catch (error) {
     if (error instanceof ConfigError) throw error
     throw refusal(path, `cannot be loaded: ${error instanceof Error ? error.message : String(error)}`, error)

@@ -9,6 +9,7 @@ import type { Command } from 'commander'
 import { type Context, show } from '../context.ts'
 import { defaultManifest, openManifest } from '../manifest/read.ts'
 import { manifestWarnings } from '../manifest/warnings.ts'
+import { timerLimits } from '../systemd/timer-limits.ts'
 import { table } from '../terminal/table.ts'
 import type { Terminal } from '../terminal/terminal.ts'
 import { duration } from '../terminal/time.ts'
@@ -36,6 +37,8 @@ interface Findings {
   readonly schedules: readonly (ManifestSchedule & { readonly next: readonly Firing[] })[]
   readonly alerts: Manifest['alerts']
   readonly warnings: readonly string[]
+  /** What would be otherwise if systemd's timers fired the schedules. */
+  readonly timerLimits: readonly string[]
 }
 
 /** Adds the command to the program. */
@@ -69,6 +72,7 @@ function findingsOf(manifest: Manifest, warnings: readonly string[], now: Date):
     schedules: schedules.map((schedule) => ({ ...schedule, next: nextOf(schedule, now) })),
     alerts,
     warnings,
+    timerLimits: schedules.filter(({ enabled }) => enabled).flatMap((one) => timerLimits(one, now)),
   }
 }
 
@@ -99,6 +103,8 @@ function report(terminal: Terminal, findings: Findings): string {
     for (const { remark } of next) if (remark !== null) parts.push(`${name}: ${remark}`)
   if (warnings.length > 0)
     parts.push(warnings.map((warning) => `${terminal.paint('yellow', 'warning:')} ${warning}`).join('\n'))
+  if (findings.timerLimits.length > 0)
+    parts.push(['With systemd timers (systemd install --timers):', ...findings.timerLimits].join('\n  '))
   return parts.join('\n\n')
 }
 

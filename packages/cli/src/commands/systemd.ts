@@ -5,9 +5,11 @@
  */
 import { createInterface } from 'node:readline/promises'
 import { chmodSync, mkdirSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
+import type { Manifest } from '@leasehold/manifest'
 import type { Command } from 'commander'
 import { type Context, show, withDatabase } from '../context.ts'
+import { exitCodes } from '../exit-codes.ts'
 import { usageError } from '../failure.ts'
 import { defaultManifest, openManifest, refuseProblems } from '../manifest/read.ts'
 import {
@@ -27,18 +29,19 @@ import {
   targetUnits,
   runnerUnit,
 } from '../systemd/installation.ts'
+import { examineNode } from '../systemd/node-program.ts'
 import { impossibleIn, refuseWhatSystemdRefuses } from '../systemd/refuse.ts'
+import { defaultPrefix, type Flags, listInstalled, recall } from '../systemd/remembered.ts'
 import { type Restartable, restartOneByOne, systemctl } from '../systemd/restart.ts'
+import { timerLimits } from '../systemd/timer-limits.ts'
+import { goneUnits, needs, unitsAtWork } from '../systemd/units-at-work.ts'
 import { planFiles } from '../systemd/units.ts'
 
-interface PlaceOptions {
-  readonly prefix: string
+interface PlaceOptions extends Pick<Flags, 'prefix'> {
   readonly root: string
 }
-interface PlanOptions extends PlaceOptions {
+interface PlanOptions extends PlaceOptions, Flags {
   readonly config: string
-  readonly node?: string
-  readonly timers?: boolean
 }
 interface ApplyOptions {
   readonly yes?: boolean
@@ -46,9 +49,11 @@ interface ApplyOptions {
   readonly now?: boolean
 }
 
+const prefixHelp = `what the names of all units begin with (default: as installed before, else ${defaultPrefix})`
+
 function withPlace(command: Command): Command {
   return command
-    .option('--prefix <name>', 'what the names of all units begin with', 'leasehold')
+    .option('--prefix <name>', prefixHelp)
     .option('--root <dir>', 'write below this folder instead of into this machine', '/')
 }
 
@@ -58,12 +63,18 @@ export function addSystemd(program: Command, context: Context): void {
   const withPlan = (command: Command): Command =>
     withPlace(command)
       .option('--config <file>', 'the manifest', defaultManifest)
-      .option('--node <path>', 'the Node that runs the services (default: this one)')
+      .option(
+        '--node <path>',
+        'the Node that runs the services (default: as installed before, else this one)',
+      )
       .option('--timers', 'let systemd fire the schedules too: a timer for each')
+      .option('--no-timers', 'take the timers away again')
   withPlan(systemd.command('print').description('show the files, write nothing'))
     .option('--json')
     .action(async (options: PlanOptions & { json?: boolean }) => {
-      const files = planFiles(await plan(options))
+      const installation = await plan(options)
+      warnOfTimers(context, installation)
+      const files = planFiles(installation)
       show(context, options.json, files, () => files.map((f) => `# ${f.path}\n${f.content}`).join('\n'))
     })
   withPlan(systemd.command('install').description('write the files after showing what changes'))
@@ -81,68 +92,112 @@ export function addSystemd(program: Command, context: Context): void {
     .command('restart')
     .description('restart the services one by one, each back at work before the next one stops')
     .option('--config <file>', 'the manifest', defaultManifest)
-    .option('--prefix <name>', 'what the names of all units begin with', 'leasehold')
+    .option('--prefix <name>', prefixHelp)
     .option('--worker <names...>', 'only the slots of these workers')
-    .action((options: { config: string; prefix: string; worker?: string[] }) => restart(context, options))
+    .action((options: { config: string; prefix?: string; worker?: string[] }) => restart(context, options))
 }
 
+/** The installation that the command line alone describes. */
 async function plan(options: PlanOptions): Promise<Installation> {
-  const { prefix, root, timers = false, node } = options
-  return describeInstallation(await openManifest(options.config), { prefix, root, timers, node })
+  return describe(await openManifest(options.config), options.root, options)
+}
+
+/** The installation as the manifest's last install was asked for, but for what is given now. */
+async function planAsBefore(context: Context, options: PlanOptions): Promise<Installation> {
+  const manifest = await openManifest(options.config)
+  const { flags, remembered } = recall(resolve(options.root), manifest.file, options)
+  if (remembered.length > 0) context.terminal.note(`as installed before: ${remembered.join(' ')}`)
+  return describe(manifest, options.root, flags)
+}
+
+function describe(manifest: Manifest, root: string, flags: Flags): Installation {
+  const { prefix = defaultPrefix, timers = false, node } = flags
+  return describeInstallation(manifest, { root, prefix, timers, node })
 }
 
 async function install(context: Context, options: PlanOptions & ApplyOptions): Promise<void> {
   const { terminal } = context
-  const installation = await plan(options)
-  await refuseProblems(installation.manifest, impossibleIn(installation), options.config)
+  const installation = await planAsBefore(context, options)
+  const { prefix, root } = installation
+  const mend = 'mend what is named and run it again; nothing was written'
+  await refuseProblems(installation.manifest, impossibleIn(installation), options.config, mend)
+  warnOfTimers(context, installation)
   const files = planFiles(installation)
   refuseWhatSystemdRefuses(installation, files)
-  const changes = findChanges(installation, files)
+  const found = findChanges(installation, files)
+  const units = targetUnits(installation)
   const before = installedUnits(installation)
+  const gone = root === '/' ? goneUnits(await unitsAtWork(prefix), { prefix, before, now: units }, found) : []
+  // What runs keeps its files until it has been stopped.
+  const needed = ({ path, after }: Change): boolean =>
+    after === null && gone.some((unit) => needs(prefix, unit, path))
+  const changes = options.now === true ? found : found.filter((change) => !needed(change))
   if (!(await mayChange(context, changes, options))) return
+  if (options.now === true && gone.length > 0) await systemctl('stop', gone)
   makeChanges(installation, changes)
   for (const line of missingCredentials(installation)) terminal.note(line)
-  const units = targetUnits(installation)
-  const gone = before.filter((unit) => !units.includes(unit))
-  const target = `${installation.prefix}.target`
-  if (installation.root !== '/') {
-    await systemctl('enable', ['--quiet', `--root=${installation.root}`, target])
-    terminal.out(`${changes.length} files changed below ${installation.root}.`)
+  const target = `${prefix}.target`
+  if (root !== '/') {
+    await systemctl('enable', ['--quiet', `--root=${root}`, target])
+    terminal.out(`${changes.length} files changed below ${root}.`)
     return
   }
-  if (changes.length > 0) await systemctl('daemon-reload', [])
+  // Also when nothing differs: an earlier install may have ended between writing and this.
+  await systemctl('daemon-reload', [])
   await systemctl('enable', ['--quiet', target])
-  if (options.now === true) {
-    if (gone.length > 0) await systemctl('stop', gone)
-    // Not waited for: a service whose database is away takes as long as that.
-    await systemctl('start', ['--no-block', ...units, target])
-  }
+  // Not waited for: a service whose database is away takes as long as that.
+  if (options.now === true) await systemctl('start', ['--no-block', ...units, target])
   terminal.out(`${changes.length} files changed; ${target} has ${units.length} units.`)
-  const next = [
-    ...(options.now === true ? [] : [`start them: systemctl start ${target}`]),
-    ...(options.now === true || gone.length === 0
+  for (const line of afterwards(installation, changes, options.now === true ? null : gone))
+    terminal.note(line)
+}
+
+/** Says of each schedule what its timer will not do. */
+function warnOfTimers({ terminal }: Context, { manifest, timers }: Installation): void {
+  const enabled = manifest.schedules.filter((schedule) => timers && schedule.enabled)
+  for (const limit of enabled.flatMap((schedule) => timerLimits(schedule, new Date())))
+    terminal.note(`${terminal.paint('yellow', 'warning:')} ${limit}`)
+}
+
+/** What is left to do; `gone` are the units that run on, null when those were stopped and the others started. */
+function afterwards(installation: Installation, changes: readonly Change[], gone: string[] | null): string[] {
+  const node = installation.programs.runner[0] ?? ''
+  const found = examineNode(node)
+  return [
+    ...('version' in found ? [`the services run with Node ${found.version}, ${node}`] : []),
+    ...(gone === null ? [] : [`start them: systemctl start ${installation.prefix}.target`]),
+    ...(gone === null || gone.length === 0
       ? []
-      : [`stop what is gone: systemctl stop ${gone.join(' ')}`]),
+      : [
+          `no longer declared, and still running with their files: ${gone.join(' ')}; ` +
+            'stop and remove them: leasehold systemd install --now',
+        ]),
     ...(changes.some(({ before: old }) => old !== null)
       ? ['let running ones have it: leasehold systemd restart']
       : []),
   ]
-  for (const line of next) terminal.note(line)
 }
 
 async function uninstall(context: Context, options: PlaceOptions & ApplyOptions): Promise<void> {
-  const place = describePlace(options)
+  const place = describePlace({ root: options.root, prefix: options.prefix ?? defaultPrefix })
   const changes = findOwn(place)
+  if (changes.length === 0) return nothingInstalled(context, place)
   if (!(await mayChange(context, changes, options))) return
   const target = `${place.prefix}.target`
   const live = place.root === '/'
-  const units = installedUnits(place)
-  if (live) await systemctl('stop', [target, ...units])
+  if (live) await systemctl('stop', [target, ...(await unitsAtWork(place.prefix))])
   await systemctl('disable', ['--quiet', ...(live ? [] : [`--root=${place.root}`]), target])
   makeChanges(place, changes)
   if (live) await systemctl('daemon-reload', [])
   context.terminal.out(`${changes.length} files removed.`)
   context.terminal.note(`left in place: ${settingsFolder(place)}/credentials, and the database`)
+}
+
+function nothingInstalled(context: Context, place: { prefix: string; root: string }): void {
+  context.terminal.note(`Nothing is installed under the name ${place.prefix}.`)
+  for (const { prefix, file } of listInstalled(place.root))
+    context.terminal.note(`there is: --prefix ${prefix}, from ${file}`)
+  context.exitCode = exitCodes.nothingDone
 }
 
 /** Shows the difference and asks. False: there is nothing to do, or it was not wanted. */
@@ -185,9 +240,9 @@ function missingCredentials(installation: Installation): string[] {
 
 async function restart(
   context: Context,
-  options: { config: string; prefix: string; worker?: string[] },
+  options: { config: string; prefix?: string; worker?: string[] },
 ): Promise<void> {
-  const installation = await plan({ ...options, root: '/' })
+  const installation = await planAsBefore(context, { ...options, root: '/' })
   const { manifest, prefix } = installation
   const unknown = options.worker?.find((name) => !manifest.workers.some((worker) => worker.name === name))
   if (unknown !== undefined)
@@ -202,7 +257,8 @@ async function restart(
     ...(manifest.monitors > 0 ? [{ unit: `${prefix}-heartbeat-monitor.service`, slot: null }] : []),
     ...(manifest.schedulers > 0 ? [{ unit: `${prefix}-scheduler.service`, slot: null }] : []),
   ]
-  const services = [...slots, ...(options.worker === undefined ? others : [])]
+  // Who watches comes first: it knows the new program's ways before the workers do, and is the least that can go wrong.
+  const services = [...(options.worker === undefined ? others : []), ...slots]
   await withDatabase(withCredentials(context, installation), (session) =>
     restartOneByOne(session.pool, services, (service, tookMs) =>
       context.terminal.out(`${service.unit} is back after ${(tookMs / 1_000).toFixed(1)} s`),

@@ -15,7 +15,7 @@ export const defaultManifest = 'leasehold.config.ts'
 /** Reads a manifest. Throws CommandError 'CONFIG' (exit code 2) with every problem. */
 export async function openManifest(file: string): Promise<Manifest> {
   const manifest = await readManifest(file).catch((error: unknown) => {
-    throw error instanceof ConfigError ? refusal(file, error.problems, error) : error
+    throw error instanceof ConfigError ? refusal(file, error.problems, lookAgain(file), error) : error
   })
   await refuseProblems(manifest, settingProblems(manifest), file)
   return manifest
@@ -26,20 +26,26 @@ export async function refuseProblems(
   manifest: Manifest,
   problems: readonly ConfigProblem[],
   file: string = manifest.file,
+  hint: string = lookAgain(file),
 ): Promise<void> {
-  if (problems.length > 0) throw refusal(file, await withLines(manifest.file, problems))
+  if (problems.length > 0) throw refusal(file, await withLines(manifest.file, problems), hint)
 }
 
-function refusal(file: string, problems: readonly ConfigProblem[], cause?: ConfigError): CommandError {
+function lookAgain(file: string): string {
+  return `mend the manifest and look again: npx leasehold check ${file === defaultManifest ? '' : file}`.trimEnd()
+}
+
+function refusal(
+  file: string,
+  problems: readonly ConfigProblem[],
+  hint: string,
+  cause?: ConfigError,
+): CommandError {
   const count = problems.length === 1 ? '1 problem' : `${problems.length} problems`
   const lines = problems.map(({ name, problem }) => `  ${name}: ${problem}`)
-  return new CommandError(
-    'CONFIG',
-    `${file} has ${count}:\n${lines.join('\n')}`,
-    `mend the manifest and look again: npx leasehold check ${file === defaultManifest ? '' : file}`.trimEnd(),
-    exitCodes.usage,
-    { cause },
-  )
+  return new CommandError('CONFIG', `${file} has ${count}:\n${lines.join('\n')}`, hint, exitCodes.usage, {
+    cause,
+  })
 }
 
 /** What the processes would say of the settings that the manifest gives them. */

@@ -74,7 +74,7 @@ export function renderChanges(changes: readonly Change[], paint: Terminal['paint
       const patch = createTwoFilesPatch(...names, before ?? '', after ?? '', undefined, undefined, {
         context: 2,
       })
-      return patch.replace(/^=+\n/, '').trimEnd()
+      return patch.replace(/^(Index: .*\n)?=+\n/, '').trimEnd()
     })
     .join('\n')
     .split('\n')

@@ -19,6 +19,8 @@ export interface Installation {
   readonly root: string
   /** Fire schedules by timers as well. */
   readonly timers: boolean
+  /** The Node that was asked for; null: the one that runs the install. */
+  readonly node: string | null
   /** `node` and its arguments for each program. */
   readonly programs: Readonly<
     Record<'runner' | 'heartbeat-monitor' | 'scheduler' | 'fire', readonly string[]>
@@ -36,6 +38,7 @@ export function describeInstallation(
     ...describePlace(options),
     manifest,
     timers: options.timers,
+    node: options.node ?? null,
     programs: {
       runner: program(runnerEntry),
       'heartbeat-monitor': program(monitorEntry),
@@ -80,7 +83,7 @@ export function runnerUnit({ prefix }: Pick<Installation, 'prefix'>, slot: strin
   return `${prefix}-runner@${slot}.service`
 }
 
-/** All units that the target starts, in the order in which they are started and restarted. */
+/** All units that the target starts: who watches, who fires, who works. */
 export function targetUnits(installation: Installation): string[] {
   const { manifest, prefix } = installation
   return [

@@ -7,9 +7,10 @@ import { ConfigError, type ConfigProblem } from '@leasehold/queue'
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { basename, dirname, join } from 'node:path'
+import { basename, dirname, isAbsolute, join } from 'node:path'
 import { toCalendar } from './calendar.ts'
 import { below, type Installation, runnerUnit, unitFolder } from './installation.ts'
+import { examineNode } from './node-program.ts'
 import type { PlannedFile } from './units.ts'
 
 /** Folders that the units' sandbox hides from a service, and the directive that does. */
@@ -107,12 +108,22 @@ function pathProblems(installation: Installation): ConfigProblem[] {
   ])
   const account = findUser(installation)
   return [...paths].flatMap(([name, path]) => {
-    const problem = pathProblem(path) ?? accessProblem(installation, account, path)
+    const problem =
+      pathProblem(path) ??
+      accessProblem(installation, account, path) ??
+      (name === 'node' ? versionProblem(installation, path) : null)
     return problem === null ? [] : [{ name, problem }]
   })
 }
 
+/** Whether the program is a Node that can run the services; only asked on this machine. */
+function versionProblem({ root }: Installation, program: string): string | null {
+  const found = root === '/' ? examineNode(program) : null
+  return found !== null && 'problem' in found ? found.problem : null
+}
+
 function pathProblem(path: string): string | null {
+  if (!isAbsolute(path)) return `'${path}' must be an absolute path`
   if (/\p{Cc}/u.test(path)) return 'its path has control characters, which no unit can hold'
   const cover = hidden.find(([folder]) => path === folder || path.startsWith(`${folder}/`))
   if (cover === undefined) return null

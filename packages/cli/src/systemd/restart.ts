@@ -65,13 +65,14 @@ function notBack(service: Restartable, rest: number, why: string): CommandError 
   )
 }
 
-/** Runs systemctl to its end. Rejects with what it said. */
-export async function systemctl(verb: string, args: readonly string[]): Promise<void> {
-  const child = spawn('systemctl', [verb, ...args], { stdio: ['ignore', 'ignore', 'pipe'] })
+/** Runs systemctl to its end; answers with what it printed. Rejects with what it complained of. */
+export async function systemctl(verb: string, args: readonly string[]): Promise<string> {
+  const child = spawn('systemctl', [verb, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
   const ended = new Promise<number | null>((resolve, reject) => {
     child.once('error', reject)
     child.once('close', resolve)
   })
-  const [said, code] = await Promise.all([text(child.stderr), ended])
+  const [printed, said, code] = await Promise.all([text(child.stdout), text(child.stderr), ended])
   if (code !== 0) throw new Error(said.trim() === '' ? `systemctl ${verb} ended with ${code}` : said)
+  return printed
 }

@@ -19,6 +19,7 @@ import {
   unitFolder,
 } from './installation.ts'
 import { environmentLine, execWord, listedPath, path } from './quoting.ts'
+import { rememberingLine } from './remembered.ts'
 
 /** A file that is to be there. */
 export interface PlannedFile {
@@ -58,6 +59,8 @@ export function planFiles(installation: Installation): PlannedFile[] {
   const files = [
     unitFile(installation, 'leasehold.target'),
     dropIn(`${prefix}.target`, '10-leasehold.conf', [
+      rememberingLine(installation),
+      '',
       '[Unit]',
       ...targetUnits(installation).map((unit) => `Wants=${unit}`),
     ]),

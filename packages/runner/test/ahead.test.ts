@@ -3,6 +3,7 @@
  * them; and what had to wait for its place after all goes back before anybody misses it.
  */
 import { defineStage, listAttempts } from '@leasehold/queue'
+import type { Runner } from '@leasehold/runner'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { z } from 'zod'
 import { mostAhead } from '../src/capacity.ts'
@@ -84,24 +85,22 @@ test('what was fetched ahead of a handler that turns out slow goes back, uncount
 })
 
 test('handlers that keep the processor busy are fetched a few ahead at most: others could do what waits behind them', async () => {
-  let most = 0
-  let held = () => 0
+  const seen = { most: 0, runner: null as Runner | null }
   const stage = defineStage({
     name: 'mixed',
     payload: z.unknown(),
     concurrency: 1,
     async run() {
-      most = Math.max(most, held())
+      seen.most = Math.max(seen.most, seen.runner!.counts.held)
       const until = performance.now() + 4
       while (performance.now() < until);
     },
   })
-  const runner = await startTestRunner(db, { stages: [stage] })
-  held = () => runner.counts.held
+  seen.runner = await startTestRunner(db, { stages: [stage] })
   await endsOf(db.pool, await insertTasks(db.pool, 'mixed', quick(100)))
   // Two of them take longer than quick handlers may together; with what ended and is being settled, that is a few.
-  expect(most).toBeLessThanOrEqual(16)
-  await runner.drain()
+  expect(seen.most).toBeLessThanOrEqual(16)
+  await seen.runner.drain()
 })
 
 test('tasks fetched ahead are given back when the runner drains', async () => {

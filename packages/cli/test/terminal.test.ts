@@ -32,6 +32,10 @@ test('JSON output is the same value without a character that could drive the ter
   expect(JSON.parse(text)).toEqual(value)
 })
 
+test('a bigint is written as the number it is', () => {
+  expect(safeJson({ id: 2n ** 63n }, 0)).toBe('{"id":9223372036854775808}')
+})
+
 test('numbers beyond 2^53 are written out as they were read', () => {
   const text = '{"id":9223372036854775807,"huge":1e400,"plain":7,"small":0.1,"exact":1.10}'
   expect(safeJson(parseExactly(text), 0)).toBe(text)

@@ -4,6 +4,7 @@
  * Used for what handlers leave behind (results, errors, logs), so that a strange byte never keeps a task from ending.
  * Payloads are not cleaned: a submitter is told (ValueRefusedError).
  */
+import { rawNumber } from './exact-json.ts'
 
 // oxlint-disable-next-line no-control-regex -- NUL is exactly what has to go
 const unstorable = /\u0000/g
@@ -19,22 +20,33 @@ const maxDepth = 500
 
 /** JSON text of any value: bigint as string; functions, cycles and what cannot be read as their description. Never throws. */
 export function cleanJson(value: unknown, maxLength = 1_000_000): string {
-  let text: string
-  try {
-    text = stringify(value)
-  } catch {
-    return '"[unreadable: larger than a text can be]"'
-  }
+  const text = textOf(value, String)
   if (text.length <= maxLength) return text
   return JSON.stringify({ cut: true, length: text.length, start: text.slice(0, 1000).toWellFormed() })
 }
 
-function stringify(value: unknown): string {
+/** {@link cleanJson}, uncut, and a bigint is the number that it is: for what parseExact reads (results, checkpoints). */
+export function cleanExact(value: unknown): string {
+  return textOf(value, rawNumber)
+}
+
+/** How a bigint is written. */
+type WriteBigint = (item: bigint) => unknown
+
+function textOf(value: unknown, write: WriteBigint): string {
+  try {
+    return stringify(value, write)
+  } catch {
+    return '"[unreadable: larger than a text can be]"'
+  }
+}
+
+function stringify(value: unknown, write: WriteBigint): string {
   const ancestors: object[] = []
   try {
     return storable(
       JSON.stringify(value, function (this: unknown, _key, item: unknown) {
-        if (typeof item === 'bigint') return item.toString()
+        if (typeof item === 'bigint') return write(item)
         if (typeof item === 'function' || typeof item === 'symbol') return String(item)
         if (typeof item === 'object' && item !== null) {
           while (ancestors.length > 0 && ancestors.at(-1) !== this) ancestors.pop()
@@ -46,7 +58,7 @@ function stringify(value: unknown): string {
       }) ?? 'null',
     )
   } catch (error) {
-    return stringifyParts(value, error)
+    return stringifyParts(value, error, write)
   }
 }
 
@@ -59,21 +71,21 @@ function storable(json: string): string {
 }
 
 /** Something inside throws when it is read (a toJSON, a getter): what can be read is kept, the rest says why not. */
-function stringifyParts(value: unknown, error: unknown): string {
+function stringifyParts(value: unknown, error: unknown, write: WriteBigint): string {
   const refusal = JSON.stringify(
     `[unreadable: ${error instanceof Error ? cleanText(error.message, 200) : 'no reason'}]`,
   )
   if (typeof value !== 'object' || value === null || 'toJSON' in value) return refusal
   const part = (key: string): string => {
     try {
-      return stringify((value as Record<string, unknown>)[key])
+      return stringify((value as Record<string, unknown>)[key], write)
     } catch {
       return refusal
     }
   }
   if (Array.isArray(value)) return `[${value.map((_, i) => part(String(i))).join(',')}]`
   return `{${Object.keys(value)
-    .map((key) => `${stringify(key)}:${part(key)}`)
+    .map((key) => `${stringify(key, write)}:${part(key)}`)
     .join(',')}}`
 }
 

@@ -27,16 +27,19 @@ function isRounded(value: number, source: string): boolean {
   return digits !== source.replace('-', '')
 }
 
-/** JSON text of a value; a bigint is written as the number it is. Undefined and errors as JSON.stringify has them. */
-export function writeExact(value: unknown): string | undefined {
+/** JSON text of a value; a bigint is written as the number it is. All else as JSON.stringify has it. */
+export function writeExact(value: unknown, indent = 0): string | undefined {
   try {
-    return JSON.stringify(value)
+    return JSON.stringify(value, undefined, indent)
   } catch (error) {
     if (!(error instanceof TypeError) || !/BigInt/.test(error.message)) throw error
-    return JSON.stringify(value, (_key, item: unknown) => (typeof item === 'bigint' ? raw(item) : item))
+    const write = (_key: string, item: unknown): unknown =>
+      typeof item === 'bigint' ? rawNumber(item) : item
+    return JSON.stringify(value, write, indent)
   }
 }
 
-function raw(item: bigint): unknown {
+/** What JSON.stringify writes as a number of these digits. */
+export function rawNumber(item: bigint): unknown {
   return (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON(item.toString())
 }

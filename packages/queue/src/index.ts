@@ -21,7 +21,7 @@ export {
   readAlertPolicy,
   retryAlerts,
 } from './alert-policy.ts'
-export { cleanJson, cleanText, describeError } from './clean.ts'
+export { cleanExact, cleanJson, cleanText, describeError } from './clean.ts'
 export { type Db, type Tx, inTransaction } from './db.ts'
 export { type Duration, toMs } from './duration.ts'
 export * from './errors.ts'

@@ -64,7 +64,10 @@ export interface TaskContext<P = unknown, R = unknown> {
   readonly log: TaskLog
   /** Shows how far the task is: 0 to 1 or null for unknown, with a line of text. Cheap; only the latest is kept. */
   progress(fraction: number | null, message?: string): void
-  /** Runs `work` once per task: a later attempt gets the stored value (as JSON). Throws LeaseLostError. */
+  /**
+   * Runs `work` once per task. This attempt and later ones get what was stored, as JSON has it: an integer is a number, or a
+   * bigint where a number would round it. Throws LeaseLostError.
+   */
   checkpoint<T>(name: string, work: () => Promise<T>): Promise<T>
   /** Submits a child when, and only when, this task is settled as done, in the same transaction. */
   submit<C>(stage: Stage<C> | string, payload: C, options?: SubmitOptions): void

@@ -5,6 +5,7 @@
  */
 import type { Db } from './db.ts'
 import { TaskFailedError, TaskNotFoundError, ValueRefusedError, WaitTimeoutError } from './errors.ts'
+import { parseExact } from './exact-json.ts'
 import { translating } from './translate.ts'
 
 /** Where a task stands. The first four are unfinished. */
@@ -29,6 +30,7 @@ export interface TaskStatus {
   leasedAt: Date | null
   deadlineAt: Date | null
   endedAt: Date | null
+  /** Integers that a number cannot hold are bigint, as everywhere in payloads and results. */
   result: unknown
   lastError: { code?: string; message?: string } | null
   progress: number | null
@@ -48,15 +50,16 @@ export function checkId(id: unknown): string {
 
 /** Looks a task up; null when there is none (or retention dropped it). */
 export async function getTask(db: Db, id: string): Promise<TaskStatus | null> {
-  const { rows } = await db.query<TaskStatus & { taskId: string }>({
+  const { rows } = await db.query<Omit<TaskStatus, 'result'> & { result: string | null }>({
     text: `select task_id::text as "taskId", stage, state, title, key, run_id as "runId", concurrency_key as "concurrencyKey",
         submitted_at as "submittedAt", run_at as "runAt", attempt, max_attempts as "maxAttempts", crashes,
         worker_id as "workerId", fence::text, leased_at as "leasedAt", deadline_at as "deadlineAt", ended_at as "endedAt",
-        result, last_error as "lastError", progress, progress_message as "progressMessage", progress_at as "progressAt"
+        result::text, last_error as "lastError", progress, progress_message as "progressMessage", progress_at as "progressAt"
       from leasehold.task_status where task_id = $1`,
     values: [checkId(id)],
   })
-  return rows[0] ?? null
+  const [row] = rows
+  return row === undefined ? null : { ...row, result: row.result === null ? null : parseExact(row.result) }
 }
 
 /**

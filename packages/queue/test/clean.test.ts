@@ -3,7 +3,7 @@
  *
  * Each text is put through a real jsonb or text value, because it is PostgreSQL that decides what can be stored.
  */
-import { cleanJson, cleanText, describeError } from '@leasehold/queue'
+import { cleanExact, cleanJson, cleanText, describeError } from '@leasehold/queue'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
 
@@ -57,6 +57,11 @@ test.each([
   ],
 ])('%s is storable', async (_, value, expected) => {
   expect(await stored(cleanJson(value))).toEqual(expected)
+})
+
+test('for exact readers a bigint is a number, and everything else as ever', async () => {
+  const value = { large: 2n ** 64n, nul: 'x\u0000y', again: cyclic, parts: throwing }
+  expect(cleanExact(value)).toBe(cleanJson(value).replace('"18446744073709551616"', '18446744073709551616'))
 })
 
 test.each([600, 10_000, 200_000])('%i levels are cut where they get too deep', async (levels) => {

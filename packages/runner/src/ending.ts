@@ -4,7 +4,15 @@
  * Invariant: what is made here is storable and bounded, whatever the handler left behind, so that a strange value harms
  * its own attempt and no other. What follows for the task (retry, dead, …) is decided by leasehold.settle_endings.
  */
-import { cleanJson, cleanText, describeError, issuesOf, type Outcome, type Settled } from '@leasehold/queue'
+import {
+  cleanExact,
+  cleanJson,
+  cleanText,
+  describeError,
+  issuesOf,
+  type Outcome,
+  type Settled,
+} from '@leasehold/queue'
 import type { AnyStage } from './options.ts'
 
 /** One way to end. `rest` is JSON without the lease it belongs to: `"outcome":"done","result":7}`. */
@@ -107,7 +115,7 @@ function checkedResult(result: unknown, stage: AnyStage): string {
     const said = issuesOf(checked.error).map(sayIssue).join('; ')
     throw new OutcomeRefused('result_invalid', `the handler's result does not fit its stage: ${said}`, true)
   }
-  const text = cleanJson(checked ? checked.data : result, Infinity)
+  const text = cleanExact(checked ? checked.data : result)
   if (text.length > maxResultCharacters) {
     throw new OutcomeRefused(
       'result_too_large',

@@ -7,7 +7,7 @@
  */
 import {
   type ClaimedRow,
-  cleanJson,
+  cleanExact,
   type Db,
   inTransaction,
   LeaseLostError,
@@ -216,8 +216,8 @@ export class Execution implements TaskContext {
     }
     if (this.end !== null) throw this.leaseLost()
     const stored = await readCheckpoint(this.around.handlerDb, this.taskId, name)
-    if (stored !== null) return JSON.parse(stored) as T
-    const value = cleanJson(await work(), Infinity)
+    if (stored !== null) return parseExact(stored) as T
+    const value = cleanExact(await work())
     if (value.length > maxCheckpointCharacters) {
       throw new ValueRefusedError(
         '54000',
@@ -228,7 +228,7 @@ export class Execution implements TaskContext {
     const note = `"kind":"checkpoint","name":${JSON.stringify(name.toWellFormed())},"value":${value}}`
     if (!(await writeNotes(this.around.handlerDb, this.around.workerId, `[{${this.lease},${note}]`)))
       throw this.leaseLost()
-    return JSON.parse(value) as T
+    return parseExact(value) as T
   }
 
   submit(stage: AnyStage | string, payload: unknown, options: SubmitOptions = {}): void {

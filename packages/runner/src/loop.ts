@@ -194,7 +194,7 @@ export class Loop {
     this.pace.failed()
     if (isAboutValues(error) && batch.ended.length + batch.notes.length > 0) {
       try {
-        await this.settlement.apart(batch)
+        await this.settlement.apart(batch, error)
         return { moved: 1 }
       } catch (e) {
         error = e as Error

@@ -147,8 +147,14 @@ export class Settlement {
   /**
    * After a value was refused: sends the batch again without claiming, in ever smaller parts, until what was refused
    * stands alone. Its notes are dropped, its ending becomes a failed attempt. Throws like {@link exchange}.
+   *
+   * An internal error may stand in the place of an answer: then the exchange was carried out, and it may have claimed.
    */
-  async apart(batch: Batch): Promise<void> {
+  async apart(batch: Batch, error: Error): Promise<void> {
+    if (isAnswerLost(error)) {
+      this.suspectStrays()
+      for (const execution of batch.ended) execution.resent = true
+    }
     // Notes first: they are taken only while the lease holds.
     await sendApart(
       batch.notes,

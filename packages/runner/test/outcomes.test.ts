@@ -241,7 +241,7 @@ circular['self'] = circular
 
 test.each<[string, unknown, unknown]>([
   ['NUL and half surrogates', { a: 'x\u0000y\udfff' }, { a: 'x\ufffdy\ufffd' }],
-  ['a bigint', { n: 2n ** 63n }, { n: '9223372036854775808' }],
+  ['bigints', { small: 7n, large: 2n ** 63n }, { small: 7, large: 2n ** 63n }],
   ['a circle', circular, { name: 'me', self: '[circular]' }],
   ['NaN and infinity', [Number.NaN, Infinity], [null, null]],
   ['__proto__ as a name', JSON.parse('{"__proto__": {"x": 1}}'), JSON.parse('{"__proto__": {"x": 1}}')],
@@ -358,13 +358,15 @@ test('a checkpoint is worked out once and survives a retry', async () => {
   let worked = 0
   const seen: unknown[] = []
   const id = await submitFor(async (ctx) => {
-    seen.push(await ctx.checkpoint('fetched', async () => ({ turn: ++worked, nul: 'a\u0000', big: 5n })))
+    seen.push(
+      await ctx.checkpoint('fetched', async () => ({ turn: ++worked, nul: 'a\u0000', ids: [5n, 2n ** 63n] })),
+    )
     if (ctx.attempt < 3) throw new Error('again')
     return { outcome: 'done', result: seen.length }
   })
   expect(await endOf(db.pool, id)).toMatchObject({ state: 'done', result: 3 })
   expect(worked).toBe(1)
-  expect(seen).toEqual(Array.from({ length: 3 }, () => ({ turn: 1, nul: 'a\ufffd', big: '5' })))
+  expect(seen).toEqual(Array.from({ length: 3 }, () => ({ turn: 1, nul: 'a\ufffd', ids: [5, 2n ** 63n] })))
 })
 
 test.each([[''], ['x'.repeat(201)], ['a\u0000']])(

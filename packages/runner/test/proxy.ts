@@ -69,14 +69,15 @@ export class Proxy {
     for (const pair of this.pairs) pair.mute = true
   }
 
-  /** Keeps the answers on the connections there are of this application name; the result lets them go. */
-  holdAnswers(applicationName: string): () => void {
+  /** Keeps the answers on the connections there are of this application name; the result lets them go, or others instead. */
+  holdAnswers(applicationName: string): (instead?: Buffer) => void {
     const held = [...this.pairs].filter((pair) => pair.greeting.includes(applicationName))
     if (held.length === 0) throw new Error(`no connection of ${applicationName}`)
     for (const pair of held) pair.held = []
-    return () => {
+    return (instead) => {
       for (const pair of held) {
-        for (const data of pair.held ?? []) pair.client.write(data)
+        const answers = pair.held ?? []
+        for (const data of instead && answers.length > 0 ? [instead] : answers) pair.client.write(data)
         pair.held = null
       }
     }

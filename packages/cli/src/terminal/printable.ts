@@ -4,6 +4,7 @@
  * Invariant: the answer has no control characters, no line breaks, nothing that reverses the reading direction and no
  * half characters. JSON output goes through `safeJson`, which keeps the value exactly and escapes the same characters.
  */
+import { writeExact } from '@leasehold/queue'
 
 // C0, DEL, C1, line and paragraph separators, marks and overrides of direction, soft hyphen, zero width, tags, BOM.
 const unsafe =
@@ -19,7 +20,7 @@ export function printable(text: string, max = 1_000): string {
 
 /** JSON that stands for the same value and can be printed: unsafe characters are `\uXXXX` escapes. */
 export function safeJson(value: unknown, indent = 2): string {
-  const text = JSON.stringify(value, undefined, indent) ?? 'null'
+  const text = writeExact(value, indent) ?? 'null'
   return text.replace(unsafe, (char) => {
     if (char === '\n') return char // Between tokens: inside a string JSON has escaped it already.
     return char

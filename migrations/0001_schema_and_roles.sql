@@ -1,3 +1,4 @@
+-- formerly e101b6e3fe7ad769bb1a3653453dc547048d5631c213ed88da6332260343637b
 -- Schema, roles and the clock.
 --
 -- leasehold is a database program: tables hold the state, functions are the only way to move it, views are the only
@@ -16,7 +17,7 @@
 -- feeds `insert` into the next, in one transaction; so a task is in exactly one state table or it has ended.
 --
 -- Roles are cluster-wide and without login: a login role is made a member of what it needs. Where the migrating user
--- may not create roles they are left out with a notice, and 0010 grants to those that exist.
+-- may not create roles they are left out with a notice; roles.sql makes up for it at any later time.
 
 do $$
 declare
@@ -32,7 +33,7 @@ begin
         when duplicate_object or unique_violation then null; -- another database of this cluster migrates right now
         when insufficient_privilege then
           raise notice 'role % was not created: % may not create roles', v_role, current_user
-            using hint = 'Create the five leasehold roles as an administrator and migrate again, or grant by hand.';
+            using hint = 'Nothing needs them as long as one login does everything. To have them, run migrations/roles.sql as an administrator when this is done.';
       end;
     end if;
   end loop;

@@ -1,4 +1,7 @@
--- Grants. Everything belongs to leasehold_owner where that role exists; PUBLIC gets nothing but what is named here.
+-- formerly ffbb00cb047679d7d396b406c5208aad725f494b16a15ae0cb2c93d6fcb17d3f
+-- Grants. Everything belongs to leasehold_owner where that role exists and the migrating login is a member of it; else to
+-- that login, and nothing is granted: roles.sql, run by an administrator, makes up for it. PUBLIC gets nothing but what is
+-- named here. Later files ask to whom the schema belongs, not which roles exist: another database may have made these.
 --   leasehold_submitter  insert into tasks (its contract columns), submit(), look up status
 --   leasehold_worker     submitter + register, exchange, claim, settle, heartbeat, release …, no table writes
 --   leasehold_observer   read the views
@@ -15,8 +18,10 @@ declare
     'leasehold.database_health, leasehold.invariant_violations';
 begin
   if (select count(*) from pg_catalog.pg_roles where rolname in (
-    'leasehold_owner', 'leasehold_submitter', 'leasehold_worker', 'leasehold_observer', 'leasehold_operator')) < 5 then
-    raise notice 'the leasehold roles are missing: nothing was granted; grant by hand or create them and migrate again';
+    'leasehold_owner', 'leasehold_submitter', 'leasehold_worker', 'leasehold_observer', 'leasehold_operator')
+    and (rolname <> 'leasehold_owner' or pg_has_role(oid, 'member'))) < 5 then
+    raise notice 'the leasehold roles are missing, or % is no member of leasehold_owner: nothing was granted', current_user
+      using hint = 'The owner of the schema can do everything as it is. For the roles run migrations/roles.sql as an administrator.';
     return;
   end if;
 

@@ -1,3 +1,4 @@
+-- formerly 2eb388b61870712c32c0316704d49dad783c586ee75e658a5d9cae288464918c
 -- Schedules: which tasks are submitted when, and what became of every slot.
 --
 -- A *slot* is a moment that a schedule's timing names. Promise: a slot fires exactly once or leaves a recorded skip,
@@ -482,10 +483,8 @@ do $$
 declare
   v_object text;
 begin
-  if (select count(*) from pg_catalog.pg_roles where rolname in (
-    'leasehold_owner', 'leasehold_submitter', 'leasehold_worker', 'leasehold_observer', 'leasehold_operator')) < 5 then
-    raise notice 'the leasehold roles are missing: nothing was granted; grant by hand or create them and migrate again';
-    return;
+  if (select pg_get_userbyid(n.nspowner) <> 'leasehold_owner' from pg_catalog.pg_namespace n where n.nspname = 'leasehold') then
+    return; -- 0010 has said so
   end if;
   grant select on leasehold.schedule_firings, leasehold.scheduler_health, leasehold.schedule_health to leasehold_observer;
   grant select on leasehold.schedules to leasehold_operator; -- with payloads, which no view shows

@@ -1,3 +1,4 @@
+-- formerly 1b2bbbd8fb158ebaa1ebd2d694645f81b957d5ff0e088eedf23fc9b6a1ecda75
 -- Alerts: who is told of an incident, when, by which channel, and how often at most.
 --
 -- An incident becomes news for a channel (alert_news), news become a message (alerts), a message is handed over by a
@@ -928,6 +929,7 @@ $$;
 do $$
 declare
   v_object record;
+  v_ours constant boolean := (select pg_get_userbyid(n.nspowner) = 'leasehold_owner' from pg_catalog.pg_namespace n where n.nspname = 'leasehold');
   v_tables constant text[] := array['alert_policy', 'alert_rules', 'alert_channels', 'backlog_limits', 'alert_news'];
   v_verbs constant text[] := array['set_alert_policy', 'set_alert_rule', 'set_alert_channel', 'set_backlog_limit', 'retry_alerts',
     'note_alert_test'];
@@ -941,18 +943,18 @@ begin
     where p.pronamespace = 'leasehold'::regnamespace and p.proname = any (v_verbs || v_internal)
   loop
     execute pg_catalog.format('revoke all on function %s from public', v_object.signature);
-    if exists (select from pg_catalog.pg_roles where rolname = 'leasehold_owner') then
+    if v_ours then
       execute pg_catalog.format('alter function %s owner to leasehold_owner', v_object.signature);
     end if;
-    if v_object.is_verb and exists (select from pg_catalog.pg_roles where rolname = 'leasehold_operator') then
+    if v_object.is_verb and v_ours then
       execute pg_catalog.format('grant execute on function %s to leasehold_operator', v_object.signature);
     end if;
   end loop;
   for v_object in select t.name from unnest(v_tables) as t(name) loop
-    if exists (select from pg_catalog.pg_roles where rolname = 'leasehold_owner') then
+    if v_ours then
       execute pg_catalog.format('alter table leasehold.%I owner to leasehold_owner', v_object.name);
     end if;
-    if exists (select from pg_catalog.pg_roles where rolname = 'leasehold_observer') then
+    if v_ours then
       execute pg_catalog.format('grant select on leasehold.%I to leasehold_observer', v_object.name);
     end if;
   end loop;

@@ -1,3 +1,4 @@
+-- formerly 058767d873cf023fb19437dc34f8ca7f34e3eef3049c4e14c898904c09e22e8e
 -- Retention and housekeeping: what is kept how long, ranges of ids that turn over by time, duties that leave a trace.
 --
 -- History goes by dropping ranges (0002, 0003), one table for each transaction: a transaction that held `tasks` and asked
@@ -860,7 +861,7 @@ do $$
 declare
   v_signature regprocedure;
 begin
-  if (select count(*) from pg_catalog.pg_roles where rolname in ('leasehold_owner', 'leasehold_observer')) < 2 then
+  if (select pg_get_userbyid(n.nspowner) <> 'leasehold_owner' from pg_catalog.pg_namespace n where n.nspname = 'leasehold') then
     return; -- 0010 has said so
   end if;
   grant select on leasehold.retention, leasehold.housekeeping, leasehold.partitions to leasehold_observer;

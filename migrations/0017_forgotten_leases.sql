@@ -1,3 +1,4 @@
+-- formerly 1da37b69b13bae75b5a4914c5686779d6c867fc6327569bdbb7a681cfe60a3a8
 -- Leases that their worker has forgotten, and clear words for what workers in any language send wrongly.
 --
 -- A lease is forgotten when its worker does not run it and has said that its oldest lease is a younger one: nothing
@@ -376,7 +377,7 @@ do $$
 declare
   v_signature regprocedure;
 begin
-  if (select count(*) from pg_catalog.pg_roles where rolname in ('leasehold_owner', 'leasehold_observer', 'leasehold_worker')) < 3 then
+  if (select pg_get_userbyid(n.nspowner) <> 'leasehold_owner' from pg_catalog.pg_namespace n where n.nspname = 'leasehold') then
     return; -- 0010 has said so
   end if;
   grant execute on function leasehold.return_strays(uuid, bigint[], bigint[]) to leasehold_worker;

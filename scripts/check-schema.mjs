@@ -1,5 +1,5 @@
 /**
- * Holds migrations/schema.sql against what the migrations really make.
+ * Holds migrations/schema.sql and migrations/roles.sql against what the migrations really make.
  *
  * The dump lets a reviewer see what a migration changes and lets a reader see the schema in one file. Runs on a fresh
  * embedded PostgreSQL 18, needs `--conditions=development`. With `--write` it rewrites the dump instead of comparing.
@@ -11,22 +11,24 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Client } from 'pg'
-import { dumpSchema } from './dump-schema.mjs'
+import { dumpSchema, grantLines } from './dump-schema.mjs'
+import { rolesScript } from './roles.mjs'
 
-const file = fileURLToPath(new URL('../migrations/schema.sql', import.meta.url))
 const header = `-- The schema as all migrations leave it, for reading and for the check that compares. Never applied, never edited:
 -- \`npm run check -- --write-schema\` rewrites it. Partitions are left out.
 
 `
 
-const wanted = header + (await dumpFresh())
-if (process.argv.includes('--write')) {
-  await writeFile(file, wanted)
-  console.log('migrations/schema.sql was written.')
-} else {
+for (const [name, wanted] of Object.entries(await dumpFresh())) {
+  const file = fileURLToPath(new URL(`../migrations/${name}`, import.meta.url))
+  if (process.argv.includes('--write')) {
+    await writeFile(file, wanted)
+    console.log(`migrations/${name} was written.`)
+    continue
+  }
   const found = existsSync(file) ? await readFile(file, 'utf8') : ''
   if (found !== wanted) {
-    console.error(`migrations/schema.sql is not what the migrations make. ${firstDifference(found, wanted)}`)
+    console.error(`migrations/${name} is not what the migrations make. ${firstDifference(found, wanted)}`)
     process.exitCode = 1
   }
 }
@@ -38,7 +40,10 @@ async function dumpFresh() {
   try {
     await migrate(server.url)
     await client.connect()
-    return await dumpSchema(client, 'leasehold')
+    return {
+      'schema.sql': header + (await dumpSchema(client, 'leasehold')),
+      'roles.sql': rolesScript(await grantLines(client, 'leasehold')),
+    }
   } finally {
     await client.end()
     await server.stop()

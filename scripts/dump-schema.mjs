@@ -2,7 +2,8 @@
  * A readable, deterministic dump of a schema, made from the catalogs; the embedded PostgreSQL brings no pg_dump.
  *
  * Invariant: the same migrations give the same text on the same PostgreSQL major. Partitions are left out, because they
- * come and go with the calendar. It is for reading and comparing, never for restoring. Comparing is check-schema.mjs.
+ * come and go with the calendar. It is for reading and comparing, never for restoring (but grants are real
+ * statements: roles.sql is made of them). Comparing is check-schema.mjs.
  */
 
 const tables = `
@@ -76,23 +77,23 @@ const views = `
 
 // Only what was granted away from the owner. A missing EXECUTE of PUBLIC is as telling as a grant, so it is said too.
 const grants = `
-  with object (title, acl, owner) as (
-    select format('schema %I', nspname), nspacl, nspowner from pg_namespace where nspname = $1
+  with object (title, of_column, acl, owner) as (
+    select format('schema %I', nspname), '', nspacl, nspowner from pg_namespace where nspname = $1
     union all
-    select format('%s %I.%I', case c.relkind when 'S' then 'sequence' else 'table' end, n.nspname, c.relname), c.relacl, c.relowner
+    select format('%s %I.%I', case c.relkind when 'S' then 'sequence' else 'table' end, n.nspname, c.relname), '', c.relacl, c.relowner
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where n.nspname = $1 and c.relkind in ('r', 'p', 'v', 'm', 'S') and not c.relispartition
     union all
-    select format('column %I.%I.%I', n.nspname, c.relname, a.attname), a.attacl, c.relowner
+    select format('table %I.%I', n.nspname, c.relname), format(' (%I)', a.attname), a.attacl, c.relowner
     from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
     where n.nspname = $1 and a.attacl is not null and not c.relispartition
     union all
-    select format('function %I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)), p.proacl, p.proowner
+    select format('function %I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)), '', p.proacl, p.proowner
     from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = $1
   )
-  select format('grant %s on %s to %s', string_agg(lower(a.privilege_type), ', ' order by a.privilege_type), o.title,
+  select format('grant %s on %s to %s', string_agg(lower(a.privilege_type) || o.of_column, ', ' order by a.privilege_type), o.title,
                 case a.grantee when 0 then 'public' else a.grantee::regrole::text end) as line
-  from object o, aclexplode(o.acl) a where a.grantee <> o.owner group by o.title, a.grantee
+  from object o, aclexplode(o.acl) a where a.grantee <> o.owner group by o.title, o.of_column, a.grantee
   union all
   select format('revoke execute on %s from public', o.title) from object o
   where o.title like 'function %' and o.acl is not null and not exists (select from aclexplode(o.acl) a where a.grantee = 0)
@@ -117,6 +118,12 @@ export async function dumpSchema(client, schema) {
   }
   for (const sql of [views, functions])
     out.push(...(await lines(sql, schema)).flatMap((line) => ['', `${line};`]))
-  out.push('', ...(await lines(grants, schema)).map((line) => `${line};`))
+  out.push('', ...(await grantLines(client, schema)))
   return `${out.map((line) => line.trimEnd()).join('\n')}\n`
+}
+
+/** Who may do what in a schema, as statements that give it; the owner's own rights are left out. */
+export async function grantLines(client, schema) {
+  await client.query("set search_path = 'pg_catalog'")
+  return (await client.query(grants, [schema])).rows.map((row) => `${row.line};`)
 }

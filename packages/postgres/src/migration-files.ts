@@ -3,6 +3,10 @@
  *
  * Invariant: the same files give the same names, order and checksums on every machine (line endings do not count).
  * Refuses gaps in good manners: wrong names, two files with one number, an empty file. Applying them is migrate.ts.
+ *
+ * A released file stays as it is, with one exception: a text that fails, or harms, in a place where it should not may be
+ * mended when its effect stays the same wherever it succeeded. The mended file then begins with `-- formerly <sha256>`, one
+ * line for each earlier text, so that databases which applied that one go on.
  */
 import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
@@ -27,6 +31,8 @@ export interface MigrationFile {
   readonly sha256: string
   /** It says `-- drain` at its head: programs that do not know it must have ended, and must not start again. */
   readonly drainFirst: boolean
+  /** Checksums of earlier texts with the same effect where they succeeded (`-- formerly <sha256>` at its head). */
+  readonly formerly: readonly string[]
 }
 
 /** Leasehold's own migrations, in /migrations of the repository. The path is the same from src/ and from dist/. */
@@ -36,6 +42,8 @@ export const leaseholdMigrations: MigrationSet = {
   schema: 'leasehold',
 }
 
+/** The dump that the check compares with, and the roles for those who could not create them: never applied from here. */
+const generated: ReadonlySet<string> = new Set(['schema.sql', 'roles.sql'])
 const fileName = /^(\d{4})_[a-z0-9_]+\.sql$/
 
 /** Reads the files of a folder in order. An empty folder gives an empty list; throws LeaseholdError 'MIGRATIONS'. */
@@ -49,8 +57,7 @@ export async function readMigrations(folder: string): Promise<MigrationFile[]> {
       },
     )
   })
-  // schema.sql is the dump that the check compares with; it is generated, never applied.
-  const names = entries.filter((entry) => entry.endsWith('.sql') && entry !== 'schema.sql').sort()
+  const names = entries.filter((entry) => entry.endsWith('.sql') && !generated.has(entry)).sort()
   const numbers = new Set<string>()
   const files: MigrationFile[] = []
   for (const entry of names) {
@@ -62,17 +69,21 @@ export async function readMigrations(folder: string): Promise<MigrationFile[]> {
     const sql = (await readFile(join(folder, entry), 'utf8')).replaceAll('\r\n', '\n')
     if (sql.trim() === '') throw refused(entry, 'is empty')
     const sha256 = createHash('sha256').update(sql).digest('hex')
-    files.push({ name: entry.slice(0, -'.sql'.length), sql, sha256, drainFirst: saysDrain(sql) })
+    const head = headOf(sql)
+    const formerly = [...head.matchAll(/^-- formerly (.*)$/gm)].map(([, digest = '']) => digest.trim())
+    const wrong = formerly.find((digest) => !/^[0-9a-f]{64}$/.test(digest))
+    if (wrong !== undefined) throw refused(entry, `says "formerly ${wrong}", which is no SHA-256 in hex`)
+    const drainFirst = /^-- drain(:.*)?$/m.test(head)
+    files.push({ name: entry.slice(0, -'.sql'.length), sql, sha256, drainFirst, formerly })
   }
   return files
 }
 
-/** A line `-- drain`, alone or with a reason after a colon, among the comments before the first statement. */
-function saysDrain(sql: string): boolean {
-  const head = /^(?:\s*(?:--.*)?\n)*/.exec(sql)?.[0] ?? ''
-  return /^-- drain(:.*)?$/m.test(head)
+/** The comments before the first statement: where `-- drain`, alone or with a reason after a colon, and `-- formerly` count. */
+function headOf(sql: string): string {
+  return /^(?:\s*(?:--.*)?\n)*/.exec(sql)?.[0] ?? ''
 }
 
 function refused(entry: string, why: string): LeaseholdError {
-  return new LeaseholdError('MIGRATIONS', `Migration ${entry} ${why}. Rename or remove the file.`)
+  return new LeaseholdError('MIGRATIONS', `Migration ${entry} ${why}. Mend, rename or remove the file.`)
 }

@@ -69,7 +69,7 @@ export async function compareSchema(
   files: readonly MigrationFile[],
 ): Promise<SchemaStatus> {
   const applied = await readChecksums(db, set)
-  const known = new Map(files.map((file) => [file.name, file.sha256]))
+  const known = new Map(files.map((file) => [file.name, [file.sha256, ...file.formerly]]))
   const facts = {
     databaseVersion: [...applied.keys()].at(-1) ?? null,
     programVersion: files.at(-1)?.name ?? null,
@@ -80,7 +80,7 @@ export async function compareSchema(
   }
   const unknown = facts.newer.filter((name) => applied.get(name)?.drainFirst !== false)
   const edited = [...applied]
-    .filter(([name, { sha256 }]) => (known.get(name) ?? sha256) !== sha256)
+    .filter(([name, { sha256 }]) => known.get(name)?.includes(sha256) === false)
     .map(([name]) => name)
   if (applied.size === 0) return { ...facts, state: files.length === 0 ? 'current' : 'unmigrated' }
   if (unknown.length > 0) return { ...facts, state: 'ahead', differing: unknown }

@@ -3,6 +3,7 @@
  */
 import { LeaseholdError, SchemaVersionError } from '@leasehold/queue'
 import { migrate } from '@leasehold/postgres'
+import { createHash } from 'node:crypto'
 import { beforeEach, expect, test } from 'vitest'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
 import { spawnProcess } from '../../../test/harness/processes.ts'
@@ -180,4 +181,26 @@ test.each([
 
 test('a folder that is not there is an error with a code', async () => {
   await expect(migrate(db.pool, { folder: '/no/such/folder' })).rejects.toBeInstanceOf(LeaseholdError)
+})
+
+test('a mended file is accepted where its earlier text was applied, and no other text is', async () => {
+  const early = {
+    '0001_first.sql': 'create schema leasehold; create table leasehold.t (id int primary key);',
+  }
+  const digest = createHash('sha256').update(early['0001_first.sql']).digest('hex')
+  const mended = `-- formerly ${digest}\n-- Why it had to be mended.\n${early['0001_first.sql']} -- mended`
+  const folder = await migrationFolder(early)
+  await migrate(db.pool, { folder })
+  await addMigrations(folder, { '0001_first.sql': mended })
+  expect(await migrate(db.pool, { folder })).toEqual({ applied: [], version: '0001_first' })
+
+  const other = mended.replace(digest, createHash('sha256').update('another text').digest('hex'))
+  await addMigrations(folder, { '0001_first.sql': other })
+  await expect(migrate(db.pool, { folder })).rejects.toMatchObject({ problem: 'changed-file' })
+  await addMigrations(folder, { '0001_first.sql': `create schema leasehold;\n-- formerly ${digest}\n` })
+  await expect(migrate(db.pool, { folder })).rejects.toMatchObject({ problem: 'changed-file' })
+  await addMigrations(folder, { '0001_first.sql': '-- formerly known\nselect 1;' })
+  await expect(migrate(db.pool, { folder })).rejects.toThrow(
+    'says "formerly known", which is no SHA-256 in hex',
+  )
 })

@@ -986,9 +986,8 @@ end
 $$;
 
 -- ------------------------------------------------------------------------------------------------------- grants
-revoke all on function leasehold.mend_liveness(), leasehold.note_uncomputed(leasehold.schedules, text),
-  leasehold.schedule_removed(), leasehold.clock_doubt() from public;
-grant execute on function leasehold.believed(timestamptz, timestamptz, interval) to public; -- like clock()
+revoke all on function leasehold.believed(timestamptz, timestamptz, interval), leasehold.mend_liveness(),
+  leasehold.note_uncomputed(leasehold.schedules, text), leasehold.schedule_removed(), leasehold.clock_doubt() from public;
 
 do $$
 declare

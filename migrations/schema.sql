@@ -5208,7 +5208,6 @@ grant delete, select on table leasehold.schedules to leasehold_operator;
 grant execute on function leasehold.advance_floors(p_patience interval, p_step bigint) to leasehold_worker;
 grant execute on function leasehold.advance_schedules(p_plans jsonb, p_by text, p_scheduler uuid) to leasehold_operator;
 grant execute on function leasehold.audit() to leasehold_operator;
-grant execute on function leasehold.believed(p_at timestamp with time zone, p_now timestamp with time zone, p_ahead interval) to public;
 grant execute on function leasehold.below_floors(p_from bigint) to leasehold_observer;
 grant execute on function leasehold.below_floors(p_from bigint) to leasehold_submitter;
 grant execute on function leasehold.cancel_task(task_id bigint, reason text) to leasehold_operator;
@@ -5335,6 +5334,7 @@ revoke execute on function leasehold.alerts_used(p_channel text, p_at timestamp 
 revoke execute on function leasehold.audit() from public;
 revoke execute on function leasehold.backoff(p_failures integer, p_min interval, p_max interval) from public;
 revoke execute on function leasehold.begin_duty(p_duty text, p_schedule text, p_period interval, p_by text) from public;
+revoke execute on function leasehold.believed(p_at timestamp with time zone, p_now timestamp with time zone, p_ahead interval) from public;
 revoke execute on function leasehold.below_floors(p_from bigint) from public;
 revoke execute on function leasehold.burst_ends_at(p_incidents bigint[], p_interval interval) from public;
 revoke execute on function leasehold.cancel_task(task_id bigint, reason text) from public;

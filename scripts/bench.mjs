@@ -6,11 +6,25 @@
  */
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
-import { ensureInstall, installPackages, pinnedEnvironment, repository } from './ensure-install.mjs'
+import {
+  ensureInstall,
+  installedNode,
+  installPackages,
+  pinnedEnvironment,
+  repository,
+} from './ensure-install.mjs'
 
-const node = ensureInstall()
 const given = process.argv.slice(2)
-const needsPeers = !['--without-peers', '--help', '-h', '--list'].some((flag) => given.includes(flag))
+const onlyShows = ['--help', '-h', '--list'].some((flag) => given.includes(flag))
+const node = onlyShows ? installedNode() : ensureInstall()
+if (node === null) {
+  console.error(
+    'npm run bench -- [OPTIONS] measures Leasehold beside its peers on one PostgreSQL. What there is to choose from is\n' +
+      'known when the dependencies are installed: run `npm ci`, then this again. Nothing was installed now.',
+  )
+  process.exit(1)
+}
+const needsPeers = !onlyShows && !given.includes('--without-peers')
 // Not `ci`: it insists on optional builds for other platforms. The versions are the lock file's all the same.
 const how = ['install', '--no-save', '--omit=optional', '--ignore-scripts']
 const missing = needsPeers && !installPackages(join(repository, 'bench'), 'the peers of the benchmark', how)

@@ -60,7 +60,8 @@ function tell(context: Context, json: boolean, failure: ReturnType<typeof toFail
   context.terminal.note(`${context.terminal.paint('cyan', 'hint:')} ${printable(hint)}`)
 }
 
-function createProgram(context: Context): Command {
+/** The whole command line. */
+export function createProgram(context: Context): Command {
   const program = new Command('leasehold')
     .description('A Postgres-native work queue: submit, watch, mend, run.')
     .version(version)

@@ -23,7 +23,8 @@ export function addDatabaseCommands(program: Command, context: Context): void {
     .action((options: { port?: number }) => startDatabase(context, options.port))
   db.command('url')
     .description('print its address with the password, for psql "$(leasehold db url)"')
-    .action(() => printUrl(context))
+    .option('--json', 'print one JSON document')
+    .action((options: { json?: boolean }) => printUrl(context, options.json))
   db.command('stop')
     .description('stop it, whoever started it')
     .action(() => stopDatabase(context))
@@ -86,9 +87,9 @@ function isAlive(pid: number): boolean {
   }
 }
 
-async function printUrl(context: Context): Promise<void> {
-  const { url } = await locateDatabase(readConfig(context.environment, 'cli'))
-  context.terminal.out(url)
+async function printUrl(context: Context, json: boolean | undefined): Promise<void> {
+  const { url, embedded } = await locateDatabase(readConfig(context.environment, 'cli'))
+  show(context, json, { url, embedded }, () => url)
 }
 
 async function stopDatabase(context: Context): Promise<void> {

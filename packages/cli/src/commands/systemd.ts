@@ -47,6 +47,7 @@ interface ApplyOptions {
   readonly yes?: boolean
   readonly dryRun?: boolean
   readonly now?: boolean
+  readonly json?: boolean
 }
 
 const prefixHelp = `what the names of all units begin with (default: as installed before, else ${defaultPrefix})`
@@ -70,7 +71,7 @@ export function addSystemd(program: Command, context: Context): void {
       .option('--timers', 'let systemd fire the schedules too: a timer for each')
       .option('--no-timers', 'take the timers away again')
   withPlan(systemd.command('print').description('show the files, write nothing'))
-    .option('--json')
+    .option('--json', 'print one JSON document')
     .action(async (options: PlanOptions & { json?: boolean }) => {
       const installation = await plan(options)
       warnOfTimers(context, installation)
@@ -80,6 +81,7 @@ export function addSystemd(program: Command, context: Context): void {
   withPlan(systemd.command('install').description('write the files after showing what changes'))
     .option('--yes', 'do not ask')
     .option('--dry-run', 'show what would change, write nothing')
+    .option('--json', 'print one JSON document; with --dry-run only')
     .option('--now', 'start what is new and stop what is gone')
     .action((options: PlanOptions & ApplyOptions) => install(context, options))
   withPlace(
@@ -87,6 +89,7 @@ export function addSystemd(program: Command, context: Context): void {
   )
     .option('--yes', 'do not ask')
     .option('--dry-run', 'show what would be removed, remove nothing')
+    .option('--json', 'print one JSON document; with --dry-run only')
     .action((options: PlaceOptions & ApplyOptions) => uninstall(context, options))
   systemd
     .command('restart')
@@ -207,6 +210,11 @@ async function mayChange(
   options: ApplyOptions,
 ): Promise<boolean> {
   const { terminal, stdin } = context
+  if (options.json === true) {
+    if (options.dryRun !== true) throw usageError('--json only shows', 'add --dry-run, or leave --json out')
+    show(context, true, changes, () => '')
+    return false
+  }
   if (changes.length === 0) {
     terminal.out('Nothing differs.')
     // What follows (enabling, --now) may still be wanted.

@@ -6,7 +6,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Submission, benchTask } from './system.ts'
-import { countSoFar, peakMib, type Spent, startStopwatch } from './stopwatch.ts'
+import { countSoFar, peakMib, residentMib, type Spent, startStopwatch } from './stopwatch.ts'
 import type { Bench, Figures } from './workload.ts'
 import { startWorkers } from './workers.ts'
 
@@ -65,10 +65,13 @@ export async function drain(bench: Bench, options: DrainOptions): Promise<Figure
   const before = await countSoFar(bench.client)
   const stop = await startStopwatch(bench.client, bench.postmaster, workers.pids)
   await workers.go()
+  const memoryOfAll = (of: (pid: number) => number) => workers.pids.reduce((sum, pid) => sum + of(pid), 0)
+  await workers.until(() => workers.ended >= tasks / 5)
+  const earlyMemoryMib = memoryOfAll(residentMib)
   await workers.until(() => workers.ended >= tasks)
   await finished(bench)
   const spent = await stop()
-  const memoryMib = workers.pids.reduce((sum, pid) => sum + peakMib(pid), 0)
+  const memoryMib = memoryOfAll(peakMib)
   await workers.stop(tasks)
   const after = await countSoFar(bench.client)
   await assertEnded(bench, tasks)
@@ -79,6 +82,7 @@ export async function drain(bench: Bench, options: DrainOptions): Promise<Figure
     commitsPerTask: (after.commits - before.commits) / tasks,
     buffersPerTask: (after.buffers - before.buffers) / tasks,
     deadRowsPerTask: after.deadRows / tasks,
+    earlyMemoryMib,
     memoryMib,
   }
 }

@@ -32,6 +32,7 @@ export const workload: Workload = {
     { figure: 'commitsPerTask', unit: 'commits/task', better: 'less' },
     { figure: 'buffersPerTask', unit: 'buffers/task', better: 'less' },
     { figure: 'deadRowsPerTask', unit: 'dead rows/task', better: 'less' },
+    { figure: 'earlyMemoryMib', unit: 'MiB Node, after a fifth', better: 'less' },
     { figure: 'memoryMib', unit: 'MiB Node, peak', better: 'less' },
   ],
   plan({ size, contenders }: Sizes) {

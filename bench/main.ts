@@ -4,20 +4,18 @@
  * Only durable completions count. Results are written after each comparison, so a run that is ended early leaves what it
  * has. A system that fails is reported and the others go on; the exit code is 1 then.
  */
-import { mkdirSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { writeFileSync } from 'node:fs'
 import { contenders } from './contenders.ts'
 import { describeMachine } from './machine.ts'
 import { helpText, type Options, readOptions } from './options.ts'
 import { plotsOf } from './plots.ts'
+import { publish } from './publish.ts'
 import { type CellRecord, type ComparisonRecord, number, type RunRecord } from './record.ts'
 import { runCell } from './run-cell.ts'
 import { type BenchServer, startServer } from './server.ts'
 import { comparisonTable, keepsTable } from './table.ts'
 import type { Cell, Comparison, Workload } from './workload.ts'
 
-const publishedFolder = fileURLToPath(new URL('../docs/benchmarks/', import.meta.url))
 const peersMissing = process.env['LEASEHOLD_BENCH_WITHOUT_PEERS'] === '1'
 
 function say(line = ''): void {
@@ -45,7 +43,8 @@ async function compare(
   comparison: Comparison,
   repeats: number,
   interrupted: AbortSignal,
-): Promise<ComparisonRecord> {
+): Promise<Omit<ComparisonRecord, 'commit'>> {
+  const at = new Date().toISOString()
   const cells = comparison.cells.map(({ contender, setting, label, parameters }): CellRecord => ({
     system: contender.name,
     label: label ?? contender.label,
@@ -74,22 +73,25 @@ async function compare(
       }
     }
   }
-  return { id: workload.id, workload: workload.name, title: comparison.title, shown: workload.shown, cells }
+  return {
+    id: workload.id,
+    workload: workload.name,
+    title: comparison.title,
+    at,
+    shown: workload.shown,
+    cells,
+  }
 }
 
-function write(run: RunRecord, { json, svg, publish }: Options): void {
-  const text = `${JSON.stringify(run, null, 1)}\n`
-  if (json !== null) writeFileSync(json, text)
-  const plots = plotsOf(run)
+function write(run: RunRecord, { json, svg, ...options }: Options): void {
+  if (json !== null) writeFileSync(json, `${JSON.stringify(run, null, 1)}\n`)
   if (svg !== null) {
+    const plots = plotsOf(run)
     const ending = svg.endsWith('.svg') ? svg.slice(0, -4) : svg
     for (const [name, content] of plots)
       writeFileSync(plots.size === 1 ? `${ending}.svg` : `${ending}-${name}.svg`, content)
   }
-  if (!publish) return
-  mkdirSync(publishedFolder, { recursive: true })
-  writeFileSync(join(publishedFolder, 'results.json'), text)
-  for (const [name, content] of plots) writeFileSync(join(publishedFolder, `${name}.svg`), content)
+  if (options.publish) publish(run)
 }
 
 function sayWhatIsMeasuredOn(run: RunRecord, options: Options): void {
@@ -134,8 +136,9 @@ async function measure(options: Options): Promise<boolean> {
     sayWhatIsMeasuredOn(run, options)
     for (const { workload, comparison } of planOf(options)) {
       const repeats = Math.min(options.repeats, comparison.repeats ?? options.repeats)
-      const record = await compare(server, workload, comparison, repeats, interrupted.signal)
+      const measured = await compare(server, workload, comparison, repeats, interrupted.signal)
       if (interrupted.signal.aborted) break
+      const record = { ...measured, commit: run.machine.commit }
       run.comparisons.push(record)
       say()
       for (const line of comparisonTable(record)) say(line)

@@ -50,7 +50,7 @@ export function helpText(): string {
     row('--repeats N', 'how often each cell is measured (5; --quick 1)'),
     row('--json FILE', 'every sample with settings, versions and machine'),
     row('--svg FILE', 'the plots; with several, their names are put before the ending'),
-    row('--publish', 'writes docs/benchmarks/results.json and its SVGs'),
+    row('--publish', 'puts tables, samples and plots into docs/benchmarks, one comparison at a time'),
     row('--self-test', 'a tiny run of every system in every workload: nothing lost, nothing twice'),
     row('--list', 'shows what would be measured and ends'),
     '',

@@ -22,6 +22,9 @@ export interface ComparisonRecord {
   readonly id: string
   readonly workload: string
   readonly title: string
+  /** When it began, ISO, and which commit was measured. */
+  readonly at: string
+  readonly commit: string
   readonly shown: readonly Shown[]
   readonly cells: readonly CellRecord[]
 }

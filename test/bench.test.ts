@@ -4,12 +4,16 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { add, newHistogram, percentileMs, record } from '../bench/histogram.ts'
 import { readOptions } from '../bench/options.ts'
 import { plotsOf } from '../bench/plots.ts'
+import { publish } from '../bench/publish.ts'
 import { type CellRecord, type RunRecord, spreadOf } from '../bench/record.ts'
 import { comparisonTable } from '../bench/table.ts'
 import type { Measurement } from '../bench/workload.ts'
@@ -84,6 +88,8 @@ const run: RunRecord = {
       id: 'W1',
       workload: 'drain',
       title: 'drain of 1,000',
+      at: '2026-11-21T22:00:00.000Z',
+      commit: 'abc',
       shown: workloads[0]!.shown,
       cells: [
         cell('leasehold', [300, 100, 200]),
@@ -95,6 +101,24 @@ const run: RunRecord = {
 }
 
 describe('reporting', () => {
+  it('publishes each comparison in the place of the same one, and mixes no results of two machines', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'leasehold-publish-'))
+    const titles = (): string[] =>
+      (JSON.parse(readFileSync(join(folder, 'results.json'), 'utf8')) as RunRecord).comparisons.map(
+        ({ title, commit }) => `${title} at ${commit}`,
+      )
+    const second = { ...run.comparisons[0]!, title: 'drain of 2,000', commit: 'def' }
+    publish({ ...run, comparisons: [run.comparisons[0]!, { ...second, commit: 'abc' }] }, folder)
+    publish({ ...run, comparisons: [second] }, folder)
+    expect(titles()).toEqual(['drain of 1,000 at abc', 'drain of 2,000 at def'])
+    const tables = readFileSync(join(folder, 'results.txt'), 'utf8')
+    expect(tables).toContain('W1  drain of 2,000')
+    expect(tables).toContain('UTC at def')
+    publish({ ...run, machine: { ...run.machine, cores: 64 }, comparisons: [second] }, folder)
+    expect(titles()).toEqual(['drain of 2,000 at def'])
+    rmSync(folder, { recursive: true })
+  })
+
   it('shows median, range and ratio, and says which system failed and why', () => {
     expect(spreadOf(run.comparisons[0]!.cells[0]!, 'tasksPerSecond')).toEqual({
       median: 200,

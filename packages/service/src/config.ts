@@ -141,18 +141,8 @@ function misfits(s: Settings, reader: ConfigReader, wrong: ReadonlySet<string>):
       'DATABASE_URL',
       `asks for pooler=${pooler}; only pooler=transaction is known, leave it out otherwise`,
     )
-  if ((s.SMTP_USER === undefined) !== (s.SMTP_PASSWORD === undefined)) {
-    const [missing, given] =
-      s.SMTP_USER === undefined
-        ? (['SMTP_USER', 'SMTP_PASSWORD'] as const)
-        : (['SMTP_PASSWORD', 'SMTP_USER'] as const)
-    refuse(missing, `is missing although ${given} is set; set both or neither`)
-  }
-  if (s.SMTP_HOST !== undefined && s.EMAIL_FROM === undefined)
-    refuse('EMAIL_FROM', 'is missing although SMTP_HOST is set')
-  needsOther(s, refuse, 'TELEGRAM_BOT_TOKEN', 'TELEGRAM_CHAT_ID')
-  needsOther(s, refuse, 'TELEGRAM_CHAT_ID', 'TELEGRAM_BOT_TOKEN')
-  needsOther(s, refuse, 'LEASEHOLD_WEBHOOK_SECRET', 'LEASEHOLD_WEBHOOK_URL')
+  // Who sends no alerts is given the settings, which are everybody's, without their secrets.
+  if (reader === 'monitor' || reader === 'cli') halfChannels(s, refuse)
   if (reader === 'monitor') {
     const wants = s.HEARTBEAT_MONITOR_ALERT_EMAIL !== undefined
     if (wants && s.SMTP_HOST === undefined)
@@ -167,6 +157,22 @@ function misfits(s: Settings, reader: ConfigReader, wrong: ReadonlySet<string>):
     )
   }
   return problems
+}
+
+/** What sends alerts, said by half. */
+function halfChannels(s: Settings, refuse: (name: keyof Settings, problem: string) => void): void {
+  if ((s.SMTP_USER === undefined) !== (s.SMTP_PASSWORD === undefined)) {
+    const [missing, given] =
+      s.SMTP_USER === undefined
+        ? (['SMTP_USER', 'SMTP_PASSWORD'] as const)
+        : (['SMTP_PASSWORD', 'SMTP_USER'] as const)
+    refuse(missing, `is missing although ${given} is set; set both or neither`)
+  }
+  if (s.SMTP_HOST !== undefined && s.EMAIL_FROM === undefined)
+    refuse('EMAIL_FROM', 'is missing although SMTP_HOST is set')
+  needsOther(s, refuse, 'TELEGRAM_BOT_TOKEN', 'TELEGRAM_CHAT_ID')
+  needsOther(s, refuse, 'TELEGRAM_CHAT_ID', 'TELEGRAM_BOT_TOKEN')
+  needsOther(s, refuse, 'LEASEHOLD_WEBHOOK_SECRET', 'LEASEHOLD_WEBHOOK_URL')
 }
 
 function needsOther(

@@ -154,8 +154,8 @@ test.each<[string, Environment, ConfigReader, string[]]>([
     'runner',
     ['LEASEHOLD_POLL_MS'],
   ],
-  ['a user without a password', { SMTP_USER: 'u' }, 'runner', ['SMTP_PASSWORD']],
-  ['a mail server without a sender', { SMTP_HOST: 'mail.example' }, 'runner', ['EMAIL_FROM']],
+  ['a user without a password', { SMTP_USER: 'u' }, 'monitor', ['SMTP_PASSWORD']],
+  ['a mail server without a sender', { SMTP_HOST: 'mail.example' }, 'cli', ['EMAIL_FROM']],
   [
     'alerts without a mail server',
     { HEARTBEAT_MONITOR_ALERT_EMAIL: 'a@b.example' },
@@ -194,6 +194,14 @@ test.each<[string, Environment, ConfigReader, string[]]>([
 ])('refuses %s', (_what, environment, reader, names) => {
   expect(Object.keys(problemsOf(environment, reader))).toEqual(names)
 })
+
+test.each<ConfigReader>(['runner', 'scheduler'])(
+  'a %s is given the settings of alerts without their secrets, and minds neither',
+  (reader) => {
+    const settings = { SMTP_HOST: 'mail.example', SMTP_USER: 'u', TELEGRAM_CHAT_ID: '-1001' }
+    expect(() => readConfig({ DATABASE_URL: 'postgres://db.example/x', ...settings }, reader)).not.toThrow()
+  },
+)
 
 test('the other channels of alerts are grouped, and a command is a list of arguments', () => {
   const config = readConfig(

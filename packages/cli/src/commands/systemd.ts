@@ -22,6 +22,7 @@ import {
 } from '../systemd/apply.ts'
 import {
   below,
+  daemonsOf,
   describeInstallation,
   describePlace,
   type Installation,
@@ -164,7 +165,7 @@ function warnOfTimers({ terminal }: Context, { manifest, timers }: Installation)
 
 /** What is left to do; `gone` are the units that run on, null when those were stopped and the others started. */
 function afterwards(installation: Installation, changes: readonly Change[], gone: string[] | null): string[] {
-  const node = installation.programs.runner[0] ?? ''
+  const node = installation.programs.get('runner')?.[0] ?? ''
   const found = examineNode(node)
   return [
     ...('version' in found ? [`the services run with Node ${found.version}, ${node}`] : []),
@@ -261,10 +262,10 @@ async function restart(
   const slots = manifest.workers
     .filter(({ name }) => options.worker?.includes(name) ?? true)
     .flatMap((worker) => worker.slots.map((slot) => ({ unit: runnerUnit(installation, slot), slot })))
-  const others: Restartable[] = [
-    ...(manifest.monitors > 0 ? [{ unit: `${prefix}-heartbeat-monitor.service`, slot: null }] : []),
-    ...(manifest.schedulers > 0 ? [{ unit: `${prefix}-scheduler.service`, slot: null }] : []),
-  ]
+  const others = daemonsOf(manifest).map(({ name }): Restartable => ({
+    unit: `${prefix}-${name}.service`,
+    slot: null,
+  }))
   // Who watches comes first: it knows the new program's ways before the workers do, and is the least that can go wrong.
   const services = [...(options.worker === undefined ? others : []), ...slots]
   await withDatabase(withCredentials(context, installation), (session) =>

@@ -6,7 +6,8 @@
  */
 import type { Manifest } from '@leasehold/manifest'
 import { processExitCodes } from '@leasehold/service'
-import { monitorEntry, runnerEntry, schedulerEntry } from '../processes/entries.ts'
+import { daemons } from '../processes/daemons.ts'
+import { runnerEntry } from '../processes/entries.ts'
 
 /** Processes of one kind. */
 export interface ProcessKind {
@@ -46,26 +47,19 @@ export function serviceSettings(manifest: Manifest): Record<string, string> {
   }
 }
 
-/** All processes: monitors and schedulers first, then the workers as the manifest orders them. */
+/** All processes: the daemons first, then the workers as the manifest orders them. */
 export function processKinds(manifest: Manifest): ProcessKind[] {
   const env = serviceSettings(manifest)
-  const daemon = (name: string, count: number, entry: URL): ProcessKind[] =>
-    count === 0
-      ? []
-      : [
-          {
-            name,
-            count,
-            entry,
-            args: () => [],
-            directory: manifest.directory,
-            env,
-            stopTimeoutMs: shortStopMs,
-          },
-        ]
   return [
-    ...daemon('heartbeat-monitor', manifest.monitors, monitorEntry),
-    ...daemon('scheduler', manifest.schedulers, schedulerEntry),
+    ...daemons.map(({ name, entry, count }) => ({
+      name,
+      count: count(manifest),
+      entry,
+      args: () => [],
+      directory: manifest.directory,
+      env,
+      stopTimeoutMs: shortStopMs,
+    })),
     ...manifest.workers.map((worker) => ({
       name: worker.name,
       count: worker.slots.length,
@@ -75,5 +69,5 @@ export function processKinds(manifest: Manifest): ProcessKind[] {
       env: { ...env, ...worker.env },
       stopTimeoutMs: runnerStopTimeoutMs(manifest),
     })),
-  ]
+  ].filter(({ count }) => count > 0)
 }

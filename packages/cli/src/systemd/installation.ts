@@ -9,7 +9,8 @@ import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { usageError } from '../failure.ts'
 import { nodeArguments } from '../processes/become.ts'
-import { cliEntry, monitorEntry, runnerEntry, schedulerEntry } from '../processes/entries.ts'
+import { type Daemon, daemons } from '../processes/daemons.ts'
+import { cliEntry, runnerEntry } from '../processes/entries.ts'
 
 export interface Installation {
   readonly manifest: Manifest
@@ -21,10 +22,8 @@ export interface Installation {
   readonly timers: boolean
   /** The Node that was asked for; null: the one that runs the install. */
   readonly node: string | null
-  /** `node` and its arguments for each program. */
-  readonly programs: Readonly<
-    Record<'runner' | 'heartbeat-monitor' | 'scheduler' | 'fire', readonly string[]>
-  >
+  /** `node` and its arguments for each program: `runner`, `fire`, and each daemon by its name. */
+  readonly programs: ReadonlyMap<string, readonly string[]>
 }
 
 /** Describes an installation; `node` is the program that runs everything. Throws as `describePlace` does. */
@@ -39,12 +38,11 @@ export function describeInstallation(
     manifest,
     timers: options.timers,
     node: options.node ?? null,
-    programs: {
-      runner: program(runnerEntry),
-      'heartbeat-monitor': program(monitorEntry),
-      scheduler: program(schedulerEntry),
-      fire: program(cliEntry),
-    },
+    programs: new Map([
+      ['runner', program(runnerEntry)],
+      ['fire', program(cliEntry)],
+      ...daemons.map(({ name, entry }) => [name, program(entry)] as const),
+    ]),
   }
 }
 
@@ -83,12 +81,16 @@ export function runnerUnit({ prefix }: Pick<Installation, 'prefix'>, slot: strin
   return `${prefix}-runner@${slot}.service`
 }
 
+/** The daemons that a manifest wants. */
+export function daemonsOf(manifest: Manifest): Daemon[] {
+  return daemons.filter(({ count }) => count(manifest) > 0)
+}
+
 /** All units that the target starts: who watches, who fires, who works. */
 export function targetUnits(installation: Installation): string[] {
   const { manifest, prefix } = installation
   return [
-    ...(manifest.monitors > 0 ? [`${prefix}-heartbeat-monitor.service`] : []),
-    ...(manifest.schedulers > 0 ? [`${prefix}-scheduler.service`] : []),
+    ...daemonsOf(manifest).map(({ name }) => `${prefix}-${name}.service`),
     ...manifest.workers.flatMap(({ slots }) => slots.map((slot) => runnerUnit(installation, slot))),
     ...(installation.timers
       ? manifest.schedules.filter(({ enabled }) => enabled).map(({ name }) => `${prefix}-fire@${name}.timer`)

@@ -9,7 +9,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync }
 import { tmpdir } from 'node:os'
 import { basename, dirname, isAbsolute, join } from 'node:path'
 import { toCalendar } from './calendar.ts'
-import { below, type Installation, runnerUnit, unitFolder } from './installation.ts'
+import { below, daemonsOf, type Installation, runnerUnit, unitFolder } from './installation.ts'
 import { examineNode } from './node-program.ts'
 import type { PlannedFile } from './units.ts'
 
@@ -92,14 +92,13 @@ function readIfThere(file: string): string {
 
 function pathProblems(installation: Installation): ConfigProblem[] {
   const { manifest, programs } = installation
-  const node = programs.runner[0] ?? ''
+  const node = programs.get('runner')?.[0] ?? ''
   const used = [
-    ...(manifest.workers.length > 0 ? [programs.runner] : []),
-    ...(manifest.monitors > 0 ? [programs['heartbeat-monitor']] : []),
-    ...(manifest.schedulers > 0 ? [programs.scheduler] : []),
-    ...(installation.timers ? [programs.fire] : []),
+    ...(manifest.workers.length > 0 ? ['runner'] : []),
+    ...daemonsOf(manifest).map(({ name }) => name),
+    ...(installation.timers ? ['fire'] : []),
   ]
-  const entries = used.map((words) => words.at(-1) ?? '')
+  const entries = used.map((name) => programs.get(name)?.at(-1) ?? '')
   const paths = new Map<string, string>([
     ['the manifest', manifest.file],
     ['node', node],

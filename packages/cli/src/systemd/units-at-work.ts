@@ -4,19 +4,15 @@
  * Invariant: a file is not taken from under a unit that runs; it is stopped first, or keeps its file.
  */
 import { basename, relative } from 'node:path'
+import { daemons } from '../processes/daemons.ts'
 import type { Change } from './apply.ts'
 import { settingsFolder, unitFolder } from './installation.ts'
 import { systemctl } from './restart.ts'
 
 /** Units of a prefix that systemd has started and not yet stopped; none where no systemd answers. */
 export async function unitsAtWork(prefix: string): Promise<string[]> {
-  const kinds = [
-    'runner@*.service',
-    'heartbeat-monitor.service',
-    'scheduler.service',
-    'fire@*.service',
-    'fire@*.timer',
-  ]
+  const ofDaemons = daemons.map(({ name }) => `${name}.service`)
+  const kinds = ['runner@*.service', ...ofDaemons, 'fire@*.service', 'fire@*.timer']
   const states = '--state=active,activating,reloading,deactivating'
   const listed = await systemctl('list-units', [
     '--plain',

@@ -8,9 +8,11 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ManifestWorker } from '@leasehold/manifest'
 import { notifier } from '@leasehold/service'
+import { daemons, secretsOfNobody } from '../processes/daemons.ts'
 import { runnerStopTimeoutMs, serviceSettings } from '../process-managers/processes.ts'
 import { toCalendar } from './calendar.ts'
 import {
+  daemonsOf,
   type Installation,
   runnerUnit,
   settingsFolder,
@@ -28,15 +30,6 @@ export interface PlannedFile {
   readonly content: string
 }
 
-type Service = 'runner' | 'heartbeat-monitor' | 'scheduler' | 'fire'
-
-/** Who needs which secret; what is not listed here is for what runs tasks. */
-const secretsOf: Readonly<Record<string, readonly Service[]>> = {
-  DATABASE_URL: ['runner', 'heartbeat-monitor', 'scheduler', 'fire'],
-  SMTP_PASSWORD: ['heartbeat-monitor'],
-  TRIGGER_SECRET: [],
-}
-
 /** The first line of every file of an installation; everything up to its end is compared. */
 export function mark({ manifest, prefix }: Installation): string {
   return `# Written by leasehold systemd install (${prefix}) from ${manifest.file}`
@@ -46,13 +39,11 @@ export function mark({ manifest, prefix }: Installation): string {
 export function planFiles(installation: Installation): PlannedFile[] {
   const { manifest, prefix, timers } = installation
   const runners = manifest.workers.length > 0
-  const monitors = manifest.monitors > 0
-  const schedulers = manifest.schedulers > 0
   const dropIn = (unit: string, name: string, lines: readonly string[]): PlannedFile => ({
     path: join(unitFolder, `${unit}.d`, name),
     content: [mark(installation), ...advice, '', ...lines, ''].join('\n'),
   })
-  const service = (name: Service, unit: string): PlannedFile[] => [
+  const service = (name: string, unit: string): PlannedFile[] => [
     unitFile(installation, unit),
     dropIn(unit.replace('leasehold', prefix), '10-leasehold.conf', siteLines(installation, name)),
   ]
@@ -65,8 +56,7 @@ export function planFiles(installation: Installation): PlannedFile[] {
       ...targetUnits(installation).map((unit) => `Wants=${unit}`),
     ]),
     ...(runners ? service('runner', 'leasehold-runner@.service') : []),
-    ...(monitors ? service('heartbeat-monitor', 'leasehold-heartbeat-monitor.service') : []),
-    ...(schedulers ? service('scheduler', 'leasehold-scheduler.service') : []),
+    ...daemonsOf(manifest).flatMap(({ name }) => service(name, `leasehold-${name}.service`)),
     ...manifest.workers.flatMap((worker) => workerFiles(installation, worker, dropIn)),
     ...(timers ? [...service('fire', 'leasehold-fire@.service'), ...timerFiles(installation, dropIn)] : []),
     settingsFile(installation, prefix, serviceSettings(manifest)),
@@ -96,21 +86,26 @@ function unitFile(installation: Installation, name: string): PlannedFile {
   }
 }
 
+/** Who is given a secret: the daemon whose own it is; what runs tasks gets those of its programs. */
+function ownersOf(secret: string): string[] {
+  if (secretsOfNobody.includes(secret)) return []
+  const owners = daemons.filter(({ secrets }) => secrets.includes(secret)).map(({ name }) => name)
+  return owners.length > 0 ? owners : ['runner']
+}
+
 /** What every process of a kind gets that the shipped unit cannot know. */
-function siteLines(installation: Installation, name: Service): string[] {
+function siteLines(installation: Installation, name: string): string[] {
   const { manifest, prefix, programs } = installation
   const folder = settingsFolder(installation)
   const secrets = manifest.service.secrets.filter(
-    (secret) => secret !== 'DATABASE_URL' && (secretsOf[secret] ?? ['runner']).includes(name),
+    (secret) => secret !== 'DATABASE_URL' && ownersOf(secret).includes(name),
   )
-  const more: Record<Service, readonly string[]> = {
+  const more: Readonly<Record<string, readonly string[]>> = {
     runner: ['--config', manifest.file, '--slot'],
-    'heartbeat-monitor': [],
-    scheduler: [],
     fire: ['schedules', 'fire'],
   }
   const instance = name === 'runner' || name === 'fire' ? ' %i' : ''
-  const words = [...programs[name], ...more[name]].map(execWord).join(' ')
+  const words = [...(programs.get(name) ?? []), ...(more[name] ?? [])].map(execWord).join(' ')
   // Without koffi messages come from a helper program, which is not the main process.
   const viaProgram = notifier({ NOTIFY_SOCKET: '/run/systemd/notify' }).via !== 'libsystemd'
   return [

@@ -1,0 +1,43 @@
+/**
+ * The daemons that run beside the workers: the one place where another is added.
+ *
+ * Everything that starts processes for a manifest reads this table: systemd's units (with a template
+ * systemd/leasehold-NAME.service for each), Supervisor's and PM2's files, the keeper of a developer's machine.
+ */
+import type { Manifest } from '@leasehold/manifest'
+import { monitorEntry, schedulerEntry } from './entries.ts'
+
+export interface Daemon {
+  /** `leasehold-NAME.service`, `NAME@1`. */
+  readonly name: string
+  readonly entry: URL
+  /** How many of them a manifest wants; systemd runs one of each on a machine. */
+  readonly count: (manifest: Manifest) => number
+  /** Secrets that are its own: workers and other daemons are not given them. DATABASE_URL is everybody's. */
+  readonly secrets: readonly string[]
+}
+
+/** In the order in which they are started and restarted. */
+export const daemons: readonly Daemon[] = [
+  {
+    name: 'heartbeat-monitor',
+    entry: monitorEntry,
+    count: (manifest) => manifest.monitors,
+    secrets: [
+      'SMTP_PASSWORD',
+      'TELEGRAM_BOT_TOKEN',
+      'LEASEHOLD_WEBHOOK_URL',
+      'LEASEHOLD_WEBHOOK_SECRET',
+      'LEASEHOLD_PING_URL',
+    ],
+  },
+  {
+    name: 'scheduler',
+    entry: schedulerEntry,
+    count: (manifest) => manifest.schedulers,
+    secrets: [],
+  },
+]
+
+/** Of a service whose program, unit and row here are still to come: no process is given them. */
+export const secretsOfNobody: readonly string[] = ['TRIGGER_SECRET']

@@ -136,7 +136,7 @@ test('booted before its database, everything waits without being given up, and w
   expect(await systemd.show('multi-user.target', 'After')).not.toContain('leasehold')
   expect(await systemd.show('leasehold.target', 'After')).not.toContain('leasehold')
   await systemd.must(`systemctl start --no-block ${patient} ${monitor}`)
-  for (const unit of [patient, monitor]) await systemd.until(unit, 'StatusText', 'waiting for the database')
+  for (const unit of [patient, monitor]) await systemd.until(unit, 'StatusText', /^waiting for the database/)
   const ageS = async (): Promise<number> => {
     const script = `echo $(( $(cut -d. -f1 /proc/uptime) - $(systemctl show --value -p InactiveExitTimestampMonotonic ${patient}) / 1000000 ))`
     return Number(await systemd.must(script))

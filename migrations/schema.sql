@@ -20,6 +20,15 @@ create table leasehold.alert_channels (
   constraint alert_channel_per_day_is_1_to_100000 CHECK (((per_day >= 1) AND (per_day <= 100000)))
 ) with (fillfactor=50);
 
+create table leasehold.alert_doubts (
+  transmission uuid not null,
+  channel text not null,
+  at timestamp with time zone not null,
+  reason text not null,
+  constraint doubt_once_per_transmission PRIMARY KEY (transmission)
+);
+CREATE INDEX alert_doubts_by_channel ON leasehold.alert_doubts USING btree (channel, at);
+
 create table leasehold.alert_news (
   id bigint generated always as identity not null,
   channel text not null,
@@ -626,7 +635,19 @@ create view leasehold.database_health as
             (count(*))::text AS count,
             'See leasehold.alerts.last_error; check SMTP_*.'::text
            FROM leasehold.alerts a
-          WHERE ((a.sent_at IS NULL) AND (a.created_at < (leasehold.clock() - '00:02:00'::interval)))
+          WHERE ((a.sent_at IS NULL) AND (a.refused_at IS NULL) AND (a.created_at < (leasehold.clock() - '00:02:00'::interval)) AND (EXISTS ( SELECT
+                   FROM leasehold.alert_channels c_1
+                  WHERE ((c_1.channel = a.channel) AND c_1.enabled))))
+        UNION ALL
+         SELECT 'refused alerts'::text,
+                CASE
+                    WHEN (count(*) = 0) THEN 'ok'::text
+                    ELSE 'warn'::text
+                END AS "case",
+            (count(*))::text AS count,
+            'Of the last week. Correct the setting that leasehold.alerts.last_error names, then npx leasehold alerts retry.'::text
+           FROM leasehold.alerts a
+          WHERE ((a.sent_at IS NULL) AND (a.refused_at > (leasehold.clock() - '7 days'::interval)))
         UNION ALL
          SELECT 'oldest transaction'::text,
                 CASE
@@ -1357,7 +1378,7 @@ CREATE OR REPLACE FUNCTION leasehold.alert_targets()
 AS $function$
   with served as (
     select c.channel from leasehold.alert_channels c
-    where c.enabled and c.served_at > leasehold.clock() - interval '1 day'
+    where c.enabled and leasehold.believed(c.served_at, leasehold.clock()) > leasehold.clock() - interval '1 day'
   )
   select s.channel from served s
   union all
@@ -1390,11 +1411,15 @@ CREATE OR REPLACE FUNCTION leasehold.alerts_used(p_channel text, p_at timestamp 
 AS $function$
   select (s.n + u.flying + u.waits::integer)::integer, u.waits
   from (
-    select count(distinct a.transmission) as n from leasehold.alerts a
-    where a.channel = p_channel and a.sent_at >= leasehold.alert_day(p_at)
+    select count(distinct x.transmission) as n from (
+      select a.transmission from leasehold.alerts a
+      where a.channel = p_channel and a.sent_at >= leasehold.alert_day(p_at) and leasehold.believed(a.sent_at, p_at) is not null
+      union all
+      select d.transmission from leasehold.alert_doubts d
+      where d.channel = p_channel and d.at >= leasehold.alert_day(p_at) and leasehold.believed(d.at, p_at) is not null) x
   ) s cross join (
-    select count(distinct a.transmission) filter (where a.claimed_until > p_at) as flying,
-      coalesce(bool_or(a.claimed_until is null or a.claimed_until <= p_at), false) as waits
+    select count(distinct a.transmission) filter (where leasehold.believed(a.claimed_until, p_at, interval '2 hours') > p_at) as flying,
+      coalesce(bool_or(coalesce(leasehold.believed(a.claimed_until, p_at, interval '2 hours') <= p_at, true)), false) as waits
     from leasehold.alerts a where a.channel = p_channel and a.sent_at is null and a.refused_at is null
   ) u
 $function$;
@@ -1499,7 +1524,7 @@ CREATE OR REPLACE FUNCTION leasehold.burst_ends_at(p_incidents bigint[], p_inter
 AS $function$
   with dead as (
     select min(w.expires_at) + least(p_interval, interval '1 minute') as latest
-    from leasehold.incidents i join leasehold.workers w on w.id = case when i.kind = 'worker_dead' then i.subject::uuid end
+    from leasehold.incidents i join leasehold.workers w on i.kind = 'worker_dead' and w.id::text = i.subject
     where i.id = any (p_incidents)
   )
   select least(max(w.expires_at), min(d.latest)) + interval '10 milliseconds'
@@ -1548,6 +1573,56 @@ begin
   end loop;
   raise exception 'task % kept moving; try again', cancel_task.task_id using errcode = 'serialization_failure';
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.channel_conditions()
+ RETURNS TABLE(kind text, subject text, summary text, details jsonb)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  with channel as (
+    select c.channel, c.failures, c.last_error, leasehold.is_withheld(c.channel, k.now) as withheld,
+      exists (select from leasehold.incidents i
+        where i.kind = 'channel_down' and i.subject = c.channel and i.resolved_at is null) as open,
+      c.failing_since is not null and leasehold.believed(c.served_at, k.now) > k.now - interval '1 day' as failing,
+      exists (select from leasehold.alerts a where a.channel = c.channel and a.sent_at is null
+        and a.refused_at >= c.failing_since) as refused,
+      leasehold.believed(c.served_at, k.now) as served_at,
+      exists (select from leasehold.monitor_gaps g
+        where g.ended_at > k.now - interval '5 minutes' and leasehold.believed(g.ended_at, k.now) is not null) as unsettled,
+      (select count(*) from leasehold.alerts a
+        where a.channel = c.channel and a.sent_at is null and a.refused_at is null
+          and coalesce(greatest(leasehold.believed(a.next_try_at, k.now, interval '2 hours'),
+            leasehold.believed(a.claimed_until, k.now, interval '2 hours'), leasehold.believed(c.not_before, k.now, interval '2 hours')),
+            '-infinity') < k.now - interval '5 minutes') as overdue
+    from (select leasehold.clock() as now) k cross join leasehold.alert_channels c
+    where c.enabled
+  )
+  select 'channel_down', c.channel, 'alerts by ' || c.channel || w.what, jsonb_build_object('channel', c.channel,
+    'failures', c.failures, 'refused', c.refused, 'withheld', c.withheld, 'unserved', not c.failing, 'waiting', c.overdue,
+    'error', w.error)
+  from channel c
+  cross join lateral (
+    select coalesce(c.last_error, 'unknown') as error,
+      case when c.refused then ' are refused: ' else ' could not be delivered: ' end || coalesce(c.last_error, 'unknown') as what
+    where c.failing and (c.failures >= 3 or c.refused or c.withheld or c.open)
+    union all
+    select 'no monitor takes them', ' wait, and no monitor takes them'
+    where c.overdue > 0 and not c.withheld and (c.open or not c.unsettled)
+    limit 1
+  ) w
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.channel_rests(p_channel text)
+ RETURNS interval
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select leasehold.believed(c.not_before, k.now, interval '2 hours') - k.now
+  from (select leasehold.clock() as now) k join leasehold.alert_channels c on c.channel = p_channel
+  where c.enabled and leasehold.believed(c.not_before, k.now, interval '2 hours') > k.now
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.check_alert_zone()
@@ -1617,19 +1692,42 @@ CREATE OR REPLACE FUNCTION leasehold.claim_messages(p_channel text, p_for interv
 AS $function$
 #variable_conflict use_column
 declare
-  v_now timestamptz := leasehold.clock();
+  v_now timestamptz;
+  v_channel leasehold.alert_channels;
   v_transmission uuid := gen_random_uuid();
 begin
-  perform from leasehold.alert_channels c
-  where c.channel = p_channel and (c.not_before is null or c.not_before <= v_now) for update;
-  if not found then
+  select * into v_channel from leasehold.alert_channels c where c.channel = p_channel and c.enabled for update;
+  v_now := leasehold.clock(); -- not before the lock: waiting for it takes time as well
+  if not found or leasehold.believed(v_channel.not_before, v_now, interval '2 hours') > v_now then
     return;
   end if;
+  insert into leasehold.alert_doubts (transmission, channel, at, reason)
+  select distinct a.transmission, a.channel, v_now, 'its sender ended without a word' from leasehold.alerts a
+  where a.channel = p_channel and a.sent_at is null and a.refused_at is null and a.claimed_until is not null
+    and coalesce(leasehold.believed(a.claimed_until, v_now, interval '2 hours') <= v_now, true)
+  on conflict on constraint doubt_once_per_transmission do nothing;
+  if found then
+    update leasehold.alert_channels c set failing_since = coalesce(c.failing_since, v_now), failures = c.failures + 1,
+      last_error = 'a sender ended without a word'
+    where c.channel = p_channel;
+    -- They wait again, so that what was withheld goes on being told with them.
+    update leasehold.alerts a set claimed_until = null
+    where a.channel = p_channel and a.sent_at is null and a.refused_at is null
+      and coalesce(leasehold.believed(a.claimed_until, v_now, interval '2 hours') <= v_now, true);
+  end if;
+  if leasehold.is_withheld(p_channel, v_now) then
+    return;
+  end if;
+  update leasehold.alerts a set refused_at = v_now, last_error = 'the rules say never since it was written'
+  where a.channel = p_channel and a.sent_at is null and a.refused_at is null and a.claimed_until is null
+    and exists (select from leasehold.incidents i where i.id = any (a.incident_ids))
+    and not exists (select from leasehold.incidents i cross join lateral leasehold.alert_rule(i.kind) r
+      where i.id = any (a.incident_ids) and r.tell <> 'never');
   return query
   with claimed as (
     update leasehold.alerts a set tries = a.tries + 1, claimed_until = v_now + p_for, transmission = v_transmission
     where a.channel = p_channel and a.sent_at is null and a.refused_at is null
-      and (a.claimed_until is null or a.claimed_until <= v_now)
+      and coalesce(leasehold.believed(a.claimed_until, v_now, interval '2 hours') <= v_now, true)
     returning a.*
   ), numbered as (
     select c.*, row_number() over (order by c.id) as nr from claimed c
@@ -1747,7 +1845,7 @@ declare
 begin
   return query select c.kind, c.subject, c.summary, c.details from leasehold.fleet_conditions(p_wedge, p_lonely, p_silent) c;
   return query select c.kind, c.subject, c.summary, c.details from leasehold.work_conditions() c;
-  foreach v_function in array array['late_schedules', 'failing_schedules', 'overdue_housekeeping'] loop
+  foreach v_function in array array['late_schedules', 'failing_schedules', 'overdue_housekeeping', 'channel_conditions'] loop
     if to_regprocedure(format('leasehold.%I()', v_function)) is not null then
       return query execute format('select c.kind, c.subject, c.summary, c.details from leasehold.%I() c', v_function);
     end if;
@@ -1996,9 +2094,11 @@ begin
     channel := v_channel.channel; purpose := null; news := null; again := null;
     v_used := leasehold.alerts_used(channel, v_now);
     if (v_used.waiting or v_used.used < v_channel.per_day)
-      and exists (select from leasehold.alert_news n where n.channel = v_channel.channel and n.told_at is null and n.at < v_day)
+      and exists (select from leasehold.alert_news n where n.channel = v_channel.channel and n.told_at is null
+        and coalesce(leasehold.believed(n.at, v_now), '-infinity') < v_day)
       and not exists (select from leasehold.alerts a
-        where a.channel = v_channel.channel and a.purpose = 'digest' and a.created_at >= v_day)
+        where a.channel = v_channel.channel and a.purpose = 'digest' and a.created_at >= v_day
+          and leasehold.believed(a.created_at, v_now) is not null)
     then
       purpose := 'digest';
       v_picked := array(select n.id from leasehold.alert_news n
@@ -2013,9 +2113,9 @@ begin
       continue when not v_used.waiting
         and v_used.used >= v_channel.per_day - case when v_minor then v_policy.reserve else 0 end;
       select a.created_at into v_last from leasehold.alerts a where a.channel = v_channel.channel order by a.id desc limit 1;
-      v_until := greatest(v_last.created_at + v_policy.gap, leasehold.burst_ends_at(v_incidents, p_interval),
+      v_until := greatest(leasehold.believed(v_last.created_at, v_now) + v_policy.gap, leasehold.burst_ends_at(v_incidents, p_interval),
         case when p_unfinished and exists (select from leasehold.alert_news n
-          where n.id = any (v_picked) having min(n.at) > v_now - least(p_interval, interval '1 minute')) then v_now + interval '1 ms' end);
+          where n.id = any (v_picked) having min(leasehold.believed(n.at, v_now)) > v_now - least(p_interval, interval '1 minute')) then v_now + interval '1 ms' end);
       if v_until > v_now then
         again := v_until - v_now;
         return next;
@@ -2948,7 +3048,7 @@ begin
   cross join lateral leasehold.alert_rule(i.kind) r
   cross join unnest(v_targets) as t(channel)
   where r.tell <> 'never'
-    and coalesce(i.resolved_at, v_now) - i.opened_at >= r.min_age
+    and coalesce(coalesce(i.resolved_at, v_now) - leasehold.believed(i.opened_at, v_now) >= r.min_age, true)
     and (t.channel = any (r.channels) or r.channels is null or not r.channels && v_targets)
     and not (i.kind = 'channel_down' and i.subject = t.channel)
     and not exists (select from leasehold.alert_news n
@@ -2977,10 +3077,10 @@ begin
   join leasehold.incidents i on i.id = n.incident_id and i.resolved_at is null
   cross join lateral leasehold.alert_rule(i.kind) r
   where n.what = 'opened' and not n.followed and n.told_at is not null and r.tell <> 'never'
-    and n.told_at <= v_now - r.remind_after
+    and coalesce(leasehold.believed(n.told_at, v_now), '-infinity') <= v_now - r.remind_after
     and n.channel = any (v_targets)
     and not exists (select from leasehold.alert_news m where m.incident_id = n.incident_id and m.channel = n.channel
-      and m.what = 'reminder' and (m.told_at is null or m.told_at > v_now - r.remind_after))
+      and m.what = 'reminder' and (m.told_at is null or leasehold.believed(m.told_at, v_now) > v_now - r.remind_after))
   order by n.incident_id;
 
   delete from leasehold.alert_news n using leasehold.incidents i
@@ -3048,6 +3148,19 @@ AS $function$
     when p.quiet_from < p.quiet_until then t.local >= p.quiet_from and t.local < p.quiet_until
     else t.local >= p.quiet_from or t.local < p.quiet_until end, false)
   from leasehold.alert_policy p cross join lateral (select (p_at at time zone leasehold.alert_zone())::time as local) t
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.is_withheld(p_channel text, p_at timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select exists (select from leasehold.alert_doubts d
+      where d.channel = p_channel and d.at >= leasehold.alert_day(p_at) and leasehold.believed(d.at, p_at) is not null)
+    and u.used - u.waiting::integer >= (select coalesce(c.per_day, p.per_day) from leasehold.alert_policy p
+      join leasehold.alert_channels c on c.channel = p_channel)
+  from leasehold.alerts_used(p_channel, p_at) u
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.late_schedules()
@@ -3204,26 +3317,28 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION leasehold.messages_failed(p_channel text, p_transmission uuid, p_error text, p_delay interval, p_refused boolean DEFAULT false, p_alone boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION leasehold.messages_failed(p_channel text, p_transmission uuid, p_error text, p_delay interval, p_refused boolean DEFAULT false, p_alone boolean DEFAULT false, p_doubtful boolean DEFAULT false)
  RETURNS void
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
 declare
-  v_now timestamptz := leasehold.clock();
-  v_failures integer;
+  v_now timestamptz;
 begin
+  perform from leasehold.alert_channels c where c.channel = p_channel for update;
+  v_now := leasehold.clock();
   update leasehold.alert_channels c set failing_since = coalesce(c.failing_since, v_now), failures = c.failures + 1,
     last_error = p_error, not_before = case when p_alone then v_now + p_delay end
-  where c.channel = p_channel returning c.failures into v_failures;
+  where c.channel = p_channel;
   update leasehold.alerts a set claimed_until = null, last_error = p_error, next_try_at = v_now + p_delay,
     refused_at = case when p_refused then v_now end
   where a.transmission = p_transmission and a.channel = p_channel and a.sent_at is null;
-  if v_failures >= 3 or p_refused then
-    perform leasehold.open_incident('channel_down', p_channel,
-      'alerts by ' || p_channel || case when p_refused then ' are refused: ' else ' could not be delivered: ' end || p_error,
-      jsonb_build_object('channel', p_channel, 'failures', v_failures, 'refused', p_refused, 'error', p_error));
+  if p_doubtful then
+    delete from leasehold.alert_doubts d
+    where d.channel = p_channel and (d.at < v_now - interval '7 days' or leasehold.believed(d.at, v_now) is null);
+    insert into leasehold.alert_doubts (transmission, channel, at, reason) values (p_transmission, p_channel, v_now, p_error)
+    on conflict on constraint doubt_once_per_transmission do nothing;
   end if;
 end
 $function$;
@@ -3349,10 +3464,10 @@ begin
           where not exists (select from leasehold.workers w
             where w.ended_at is null and w.expires_at > v_now and u.stage = any (w.stages)))
         or i.opened_at < v_now - interval '1 day'
-      when 'task_quarantined' then coalesce(leasehold.final_outcome(i.subject::bigint), '') <> 'dead'
+      -- Whatever somebody has written there must not stop the looks.
+      when 'task_quarantined' then coalesce(leasehold.final_outcome(
+        case when i.subject ~ '^\d{1,18}$' then i.subject::bigint end), '') <> 'dead'
       when 'mail_undeliverable' then not exists (select from leasehold.alerts a where a.sent_at is null and a.tries > 0)
-      when 'channel_down' then not exists (select from leasehold.alert_channels c
-        where c.channel = i.subject and c.failing_since is not null and c.enabled and c.served_at > v_now - interval '1 day')
       else not exists (
         select from jsonb_to_recordset(v_conditions) as c(kind text, subject text) where c.kind = i.kind and c.subject = i.subject)
     end
@@ -3514,8 +3629,11 @@ CREATE OR REPLACE FUNCTION leasehold.overdue_channels(p_slack interval)
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
   select distinct a.channel from leasehold.alerts a join leasehold.alert_channels c on c.channel = a.channel
-  where a.sent_at is null and a.refused_at is null
-    and greatest(a.next_try_at, a.claimed_until, c.not_before) < leasehold.clock() - p_slack
+  cross join (select leasehold.clock() as now) k
+  where a.sent_at is null and a.refused_at is null and c.enabled
+    and coalesce(greatest(leasehold.believed(a.next_try_at, k.now, interval '2 hours'), leasehold.believed(a.claimed_until, k.now, interval '2 hours'),
+      leasehold.believed(c.not_before, k.now, interval '2 hours')), '-infinity') < k.now - p_slack
+    and not leasehold.is_withheld(c.channel, k.now)
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.overdue_housekeeping()
@@ -4516,7 +4634,7 @@ CREATE OR REPLACE FUNCTION leasehold.serve_channels(p_channels text[])
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
   update leasehold.alert_channels c set served_at = leasehold.clock()
-  where c.channel = any (p_channels) and (c.served_at is null or c.served_at < leasehold.clock() - interval '30 seconds')
+  where c.channel = any (p_channels) and coalesce(leasehold.believed(c.served_at, leasehold.clock()), '-infinity') < leasehold.clock() - interval '30 seconds'
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.set_alert_channel(p_channel text, p_change jsonb)
@@ -5286,6 +5404,7 @@ grant insert (zone), update (zone) on table leasehold.schedules to leasehold_ope
 grant select (id) on table leasehold.tasks to leasehold_submitter;
 grant select on table leasehold.active_leases to leasehold_observer;
 grant select on table leasehold.alert_channels to leasehold_observer;
+grant select on table leasehold.alert_doubts to leasehold_observer;
 grant select on table leasehold.alert_news to leasehold_observer;
 grant select on table leasehold.alert_policy to leasehold_observer;
 grant select on table leasehold.alert_rules to leasehold_observer;
@@ -5338,6 +5457,8 @@ revoke execute on function leasehold.believed(p_at timestamp with time zone, p_n
 revoke execute on function leasehold.below_floors(p_from bigint) from public;
 revoke execute on function leasehold.burst_ends_at(p_incidents bigint[], p_interval interval) from public;
 revoke execute on function leasehold.cancel_task(task_id bigint, reason text) from public;
+revoke execute on function leasehold.channel_conditions() from public;
+revoke execute on function leasehold.channel_rests(p_channel text) from public;
 revoke execute on function leasehold.check_alert_zone() from public;
 revoke execute on function leasehold.check_change(p_change jsonb, p_known text[]) from public;
 revoke execute on function leasehold.claim(worker_id uuid, stage text, max_tasks integer) from public;
@@ -5373,12 +5494,13 @@ revoke execute on function leasehold.gather_news() from public;
 revoke execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) from public;
 revoke execute on function leasehold.id_rate() from public;
 revoke execute on function leasehold.is_quiet(p_at timestamp with time zone) from public;
+revoke execute on function leasehold.is_withheld(p_channel text, p_at timestamp with time zone) from public;
 revoke execute on function leasehold.late_schedules() from public;
 revoke execute on function leasehold.leave(worker_id uuid, reason text) from public;
 revoke execute on function leasehold.lock_key(p_stage text, p_key text) from public;
 revoke execute on function leasehold.long_holders(p_table regclass) from public;
 revoke execute on function leasehold.mend_liveness() from public;
-revoke execute on function leasehold.messages_failed(p_channel text, p_transmission uuid, p_error text, p_delay interval, p_refused boolean, p_alone boolean) from public;
+revoke execute on function leasehold.messages_failed(p_channel text, p_transmission uuid, p_error text, p_delay interval, p_refused boolean, p_alone boolean, p_doubtful boolean) from public;
 revoke execute on function leasehold.messages_sent(p_channel text, p_transmission uuid, p_remark text) from public;
 revoke execute on function leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer, p_away interval) from public;
 revoke execute on function leasehold.monitor_leave(p_monitor uuid) from public;

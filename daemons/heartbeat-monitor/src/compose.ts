@@ -6,7 +6,7 @@
  * The words for each kind are wording.ts; the daily digest is digest.ts; the mail around it is mailer.ts.
  */
 import type { News } from './news.ts'
-import { duration, moment, oneLine } from './plain-text.ts'
+import { count, duration, moment, oneLine } from './plain-text.ts'
 import type { Incident, IncidentKind } from './verbs.ts'
 import { type Wording, unknownKind, wordings } from './wording.ts'
 
@@ -37,6 +37,34 @@ export function compose(news: News, reporter: Reporter, at: Date): Message {
   return {
     subject: subject(news),
     body: `${sections.join('\n\n\n')}\n\n${signature(reporter, at)}`,
+  }
+}
+
+/** What is told when composing has failed: which incidents they are, why there are no words, and where to look. */
+export function withoutWords({ opened, resolved, reminders = [] }: News, reason: string): Message {
+  const lists = { open: opened, 'still open': reminders, over: resolved }
+  const lines = Object.entries(lists).flatMap(([state, incidents]) =>
+    incidents
+      .slice(0, maxTold)
+      .map(
+        ({ id, kind, subject: about }) =>
+          `  ${state}: ${oneLine(kind, 60)} ${oneLine(about)} (incident ${id})`,
+      ),
+  )
+  const all = opened.length + resolved.length + reminders.length
+  return {
+    subject: `Leasehold: ${count(all, 'incident')} that could not be put into words`,
+    body: [
+      'Something in these incidents could not be put into words:',
+      `  ${oneLine(reason, 500)}`,
+      '',
+      ...lines,
+      ...(lines.length < all ? [`  … and ${all - lines.length} more`] : []),
+      '',
+      'What to do:',
+      '  select * from leasehold.incidents order by id desc limit 100;',
+      '',
+    ].join('\n'),
   }
 }
 

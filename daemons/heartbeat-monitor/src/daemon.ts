@@ -65,5 +65,6 @@ function monitorOptions(
 
 function statusLine(found: Look): string {
   if (!found.looked) return 'another monitor looks; standing by'
+  if (found.untold !== null) return `looked, but nobody can be told: ${found.untold.slice(0, 200)}`
   return `looked: ${found.opened.length} incidents opened, ${found.resolved.length} resolved`
 }

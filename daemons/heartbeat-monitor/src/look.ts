@@ -7,7 +7,7 @@
  * What is found and what is told when is decided in SQL (monitor_tick, due_messages), how it gets out in outbox.ts.
  */
 import { type AlertChannel, type Db, type Tx, describeError, inTransaction } from '@leasehold/queue'
-import { type Message, type Reporter, compose } from './compose.ts'
+import { type Message, type Reporter, compose, withoutWords } from './compose.ts'
 import type { Contact } from './contact.ts'
 import { composeDigest } from './digest.ts'
 import type { Log } from './log.ts'
@@ -46,6 +46,8 @@ export interface Look {
   readonly silentMs: number | null
   readonly opened: readonly Incident[]
   readonly resolved: readonly Incident[]
+  /** Why nobody could be told in this look, in words; null: whoever had to be told is. The next look tries again. */
+  readonly untold: string | null
   /** The messages that were written, at most one for each channel. */
   readonly alertIds: readonly string[]
   /** In how many milliseconds something that waits has to be told; null: nothing does that a usual look would miss. */
@@ -65,7 +67,7 @@ export async function look(deps: LookDeps): Promise<Look> {
     await tx.query(patience)
     const silentMs = await monitorBeat(tx, deps.monitor, contact.awayMs)
     const answer = await monitorTick(tx, deps.limits)
-    const told = answer.looked ? await tellWithoutRisk(tx, answer, deps) : { alertIds: [], againMs: null }
+    const told = answer.looked ? await tellWithoutRisk(tx, answer, deps) : nothingTold
     if (told.alertIds.length > 0) unrequested = !(await requestWithoutRisk(tx, deps))
     return { ...answer, silentMs, ...told }
   })
@@ -76,21 +78,20 @@ export async function look(deps: LookDeps): Promise<Look> {
   return found
 }
 
+type Told = Pick<Look, 'alertIds' | 'againMs' | 'untold'>
+
+const nothingTold: Told = { alertIds: [], againMs: null, untold: null }
+
 /** What cannot be told now must not take the release of workers down with it: the next look tells it. */
-async function tellWithoutRisk(
-  tx: Tx,
-  answer: TickAnswer,
-  deps: LookDeps,
-): Promise<Pick<Look, 'alertIds' | 'againMs'>> {
+async function tellWithoutRisk(tx: Tx, answer: TickAnswer, deps: LookDeps): Promise<Told> {
   await tx.query('savepoint telling')
   try {
     await serveChannels(tx, deps.channels)
     await gatherNews(tx)
     const due = await dueMessages(tx, deps.monitor.intervalMs, answer.unfinished)
     const alertIds: string[] = []
-    for (const message of due.messages)
-      alertIds.push(await writeMessage(tx, message, await words(tx, message, deps)))
-    return { alertIds, againMs: due.againMs }
+    for (const message of due.messages) alertIds.push(await writeWithoutRisk(tx, message, deps))
+    return { alertIds, againMs: due.againMs, untold: null }
   } catch (error) {
     await tx.query('rollback to savepoint telling')
     const { code, message: reason } = describeError(error)
@@ -98,7 +99,24 @@ async function tellWithoutRisk(
       { event: 'telling.failed', code, reason },
       'nobody could be told; the next look tries again',
     )
-    return { alertIds: [], againMs: null }
+    return { ...nothingTold, untold: reason }
+  }
+}
+
+/** A message for which there are no words is told without them, so that it holds up neither its channel nor the others. */
+async function writeWithoutRisk(tx: Tx, message: DueMessage, deps: LookDeps): Promise<string> {
+  await tx.query('savepoint message')
+  try {
+    return await writeMessage(tx, message, await words(tx, message, deps))
+  } catch (error) {
+    await tx.query('rollback to savepoint message')
+    const reason = oneLine(describeError(error).message, 500)
+    const { channel, newsIds } = message
+    deps.log.error(
+      { event: 'telling.without_words', channel, news: newsIds.length, reason },
+      'a message could not be put into words; it is told without them',
+    )
+    return writeMessage(tx, message, withoutWords(message.news, reason))
   }
 }
 

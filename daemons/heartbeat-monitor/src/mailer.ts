@@ -8,6 +8,9 @@
 import { createHash } from 'node:crypto'
 import type { SmtpConfig } from '@leasehold/service'
 import { createTransport } from 'nodemailer'
+import { Transform } from 'node:stream'
+import { describeError } from '@leasehold/queue'
+import { DeliveryError } from './channels/channel.ts'
 import { oneLine } from './plain-text.ts'
 
 /** The mail server, the sender and who is told. */
@@ -32,8 +35,8 @@ const totalMs = 20_000
 /**
  * Sends a mail. Answers which recipients the server refused while it took the mail for others, or null.
  *
- * Throws when nobody can be reached through this server: refused, timed out, `signal` aborted. Whether the server has
- * the mail is then unknown; sending it again with the same alerts is safe.
+ * Throws {@link DeliveryError} when nobody was reached through this server: refused, timed out, `signal` aborted. It is
+ * doubtful when all of the mail was handed over and no answer came; the server may have it then.
  */
 export async function sendMail(
   settings: MailSettings,
@@ -41,6 +44,21 @@ export async function sendMail(
   signal: AbortSignal,
 ): Promise<string | null> {
   const transport = createTransport(transportOptions(settings))
+  let handedOver = false
+  // The body is read when the server asks for it, after it has taken sender and recipients; its end is the last of it.
+  transport.use('stream', (outgoing, done) => {
+    outgoing.message.transform(
+      () =>
+        new Transform({
+          transform: (chunk, _encoding, pass) => pass(null, chunk),
+          flush(pass) {
+            handedOver = true
+            pass()
+          },
+        }),
+    )
+    done()
+  })
   try {
     const sent = await transport.sendMail({
       from: settings.from,
@@ -57,6 +75,10 @@ export async function sendMail(
     })
     const refused = sent.rejected.map((address) => oneLine(address))
     return refused.length === 0 ? null : `refused for ${refused.join(', ')}`
+  } catch (cause) {
+    // A code is an answer, and it says no.
+    const answered = typeof cause === 'object' && cause !== null && 'responseCode' in cause
+    throw new DeliveryError(describeError(cause).message, { doubtful: handedOver && !answered }, { cause })
   } finally {
     transport.close()
   }

@@ -169,7 +169,8 @@ class RunningMonitor implements Monitor {
         const found = await this.tick()
         if (awayMs > longOutageMs) this.sideJobs.refresh()
         this.options.onTick?.(found)
-        if (found.looked) this.ping?.looked()
+        // Whoever watches from outside is to hear that nobody can be told, by hearing nothing.
+        if (found.looked && found.untold === null) this.ping?.looked()
         waitMs = found.unfinished ? 0 : Math.min(this.options.intervalMs, found.againMs ?? Infinity)
       } catch (error) {
         this.contact.failed('look', error)

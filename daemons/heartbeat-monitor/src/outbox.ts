@@ -4,6 +4,7 @@
  * Invariant: a message leaves the table of unsent ones only when the other side took it; until then a job to deliver it
  * exists in graphile-worker, and where one got lost `recoverDelivery` makes a new one. What could not be sent for a while
  * goes out together, as one. A channel that is down holds up no other. Nothing here runs inside a look of the monitor.
+ * A try that may have been taken although no answer came counts towards the day's cap (migrations/0019_alert_tries.sql).
  */
 import { type AlertChannel, type Db, describeError, inTransaction } from '@leasehold/queue'
 import { type ClaimedMessage, bundle } from './bundle.ts'
@@ -75,13 +76,14 @@ export async function deliver(
     remark = await channel.send(await delivery(db, messages), signal)
   } catch (error) {
     const tries = Math.max(...messages.map((message) => message.tries))
-    const { refused, aloneMs } = error instanceof DeliveryError ? error : { refused: false, aloneMs: null }
+    const { refused, aloneMs, doubtful } =
+      error instanceof DeliveryError ? error : { refused: false, aloneMs: null, doubtful: true }
     const delayMs = Math.max(retryDelay(tries, pace), aloneMs ?? 0)
     const reason = oneLine(describeError(error).message, 500)
     await inTransaction(db, async (tx) => {
       await tx.query(
-        `select leasehold.messages_failed($1, $2, $3, $4::float8 * interval '1 millisecond', $5, $6)`,
-        [name, transmission, reason, delayMs, refused, aloneMs !== null],
+        `select leasehold.messages_failed($1, $2, $3, $4::float8 * interval '1 millisecond', $5, $6, $7)`,
+        [name, transmission, reason, delayMs, refused, aloneMs !== null, doubtful],
       )
       if (!refused) await requestDelivery(tx, name, delayMs)
     })
@@ -90,6 +92,7 @@ export async function deliver(
       ...facts,
       tries,
       refused,
+      doubtful,
       retryInMs: refused ? null : delayMs,
       reason,
     }
@@ -112,8 +115,8 @@ async function claimMessages(db: Db, channel: AlertChannel): Promise<ClaimedMess
 /** Messages may wait because the other side asked to be left alone: the job comes back when that is over. */
 async function waitForChannel(db: Db, channel: AlertChannel): Promise<void> {
   const { rows } = await db.query<{ ms: number }>(
-    `select (extract(epoch from c.not_before - leasehold.clock()) * 1000)::float8 as ms
-    from leasehold.alert_channels c where c.channel = $1 and c.not_before > leasehold.clock()`,
+    `select (extract(epoch from r.rests) * 1000)::float8 as ms
+    from (select leasehold.channel_rests($1) as rests) r where r.rests is not null`,
     [channel],
   )
   if (rows[0] !== undefined) await requestDelivery(db, channel, rows[0].ms)

@@ -1,7 +1,7 @@
 /**
  * The dead-man's switch: somebody outside is told that this monitor looks, and raises the alarm when that stops.
  *
- * Invariant: it is asked only after a look that succeeded, never waits in the way of the next one, and has at most one
+ * Invariant: it is asked only after a look that succeeded and told whom it had to tell, never waits in the way of the next one, and has at most one
  * request on its way. The address is a secret (who knows it can keep the alarm quiet) and is never logged.
  */
 import { describeError } from '@leasehold/queue'

@@ -68,7 +68,16 @@ interface DetailsByKind {
     last: { task_id: string; title: string | null; error: string | null }
   }
   backlog_old: { stage: string; age_s: number; limit_s: number }
-  channel_down: { channel: string; failures: number; refused: boolean; error: string }
+  channel_down: {
+    channel: string
+    failures: number
+    refused: boolean
+    /** Doubts have used up the day's cap. */
+    withheld?: boolean
+    /** Something waits and no monitor takes it. */
+    unserved?: boolean
+    error: string
+  }
   mail_undeliverable: { tries: number; error: string }
   // Of programs beside the monitor: whatever they say is told by its summary.
   schedule_missed: Readonly<Record<string, unknown>>

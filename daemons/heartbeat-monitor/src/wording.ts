@@ -197,21 +197,34 @@ const backlogOld: Wording<'backlog_old'> = {
   over: ({ details }) => `stage ${oneLine(details.stage)} is within its backlog limit again`,
 }
 
+function channelDownMeans(details: IncidentOf<'channel_down'>['details']): string {
+  if (details.refused)
+    return 'refused for good: its messages stay in leasehold.alerts until somebody asks for them'
+  if (details.withheld)
+    return "taken without an answer, perhaps: it counts as told, and the day's cap is used up until the next digest's hour"
+  if (details.unserved) return 'its messages wait for a monitor that is configured to send them'
+  return 'its messages wait and are tried again, at least every five minutes'
+}
+
 const channelDown: Wording<'channel_down'> = {
   headline: (channels) =>
     `alerts by ${channels.map(({ details }) => oneLine(details.channel, 20)).join(' and ')} do not get through`,
   describe: ({ details }) =>
     block(`CHANNEL DOWN  ${oneLine(details.channel)}`, {
       error: oneLine(details.error, 300),
-      meaning: details.refused
-        ? 'refused for good: its messages stay in leasehold.alerts until somebody asks for them'
-        : 'its messages wait and are tried again, at least every five minutes',
+      meaning: channelDownMeans(details),
     }),
   advice: (channels) => [
     ...channels.map(({ details }) => `npx leasehold alerts test --channel ${oneLine(details.channel, 20)}`),
     ...(channels.some(({ details }) => details.refused)
       ? ['npx leasehold alerts retry   sends what was refused, once the cause is mended']
       : []),
+    ...channels
+      .filter(({ details }) => details.unserved)
+      .map(
+        ({ details }) =>
+          `npx leasehold alerts channel ${oneLine(details.channel, 20)} --off   when it was taken out on purpose`,
+      ),
   ],
   over: ({ details }) => `alerts by ${oneLine(details.channel, 20)} get through again`,
 }

@@ -37,6 +37,7 @@ test('while the mail server is away looks go on, and on its return one mail tell
     expect((await monitor.tick()).alertIds).toHaveLength(1)
   }
   await monitor.lines.wait('alert.failed', 3)
+  await monitor.tick()
   expect(await openIncidents()).toContain('channel_down')
   expect(await alerts(db)).toMatchObject([
     { sent: false, last_error: expect.stringContaining('ECONNREFUSED') },
@@ -82,6 +83,7 @@ test('a refusal by every recipient is tried again and shown by the views, never 
   await death('one')
   await monitor.tick()
   await monitor.lines.wait('alert.failed', 3)
+  await monitor.tick()
   expect(await openIncidents()).toContain('channel_down')
   expect((await alerts(db))[0]?.last_error).toContain('550 no such mailbox here')
 

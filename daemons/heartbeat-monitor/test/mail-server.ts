@@ -6,8 +6,8 @@ import type { Socket } from 'node:net'
 import PostalMime, { type Email } from 'postal-mime'
 import { SMTPServer } from 'smtp-server'
 
-/** How the server treats mail: takes it, refuses every recipient, or never answers. */
-export type Manner = 'accepts' | 'refuses' | 'hangs'
+/** How the server treats mail: takes it, refuses every recipient, never answers, or takes it and hangs up without a word. */
+export type Manner = 'accepts' | 'refuses' | 'hangs' | 'swallows'
 
 /** The server, and what it was given. */
 export class MailServer {
@@ -81,7 +81,8 @@ export class MailServer {
       return
     }
     this.events.emit('mail')
-    done()
+    if (this.manner === 'swallows') for (const socket of this.sockets) socket.destroy()
+    else done()
   }
 
   /** Cuts every connection and listens no more. */

@@ -50,5 +50,5 @@ test('a delivery that hangs ends when it is told to', async ({ onTestFinished })
 
   stop.abort()
 
-  await expect(delivery).rejects.toMatchObject({ code: 'EABORT' })
+  await expect(delivery).rejects.toMatchObject({ doubtful: false, cause: { code: 'EABORT' } })
 })

@@ -51,16 +51,19 @@ export class DeliveryError extends Error {
   readonly refused: boolean
   /** The other side wants to be left alone for so long; null: it did not say. */
   readonly aloneMs: number | null
+  /** Everything was handed over and no answer came: it may have been taken. */
+  readonly doubtful: boolean
 
   constructor(
     message: string,
-    facts: { readonly refused?: boolean; readonly aloneMs?: number | null } = {},
+    facts: { readonly refused?: boolean; readonly aloneMs?: number | null; readonly doubtful?: boolean } = {},
     options?: ErrorOptions,
   ) {
     super(message, options)
     this.name = 'DeliveryError'
     this.refused = facts.refused ?? false
     this.aloneMs = facts.aloneMs ?? null
+    this.doubtful = facts.doubtful ?? false
   }
 }
 

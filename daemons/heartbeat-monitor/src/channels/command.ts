@@ -2,7 +2,8 @@
  * The channel command: a delivery as JSON on the standard input of a program.
  *
  * Invariant: no shell sees the arguments; the program gets a bare environment without our secrets and a process group of
- * its own, and when its time is up the whole group is gone. Exit code 0 means taken, anything else is tried again.
+ * its own, and when its time is up the whole group is gone. Exit code 0 means taken, anything else is tried again;
+ * whether it had told somebody when its time was up nobody knows.
  */
 import { spawn } from 'node:child_process'
 import { oneLine } from '../plain-text.ts'
@@ -53,7 +54,7 @@ function run(settings: CommandSettings, delivery: Delivery, signal: AbortSignal)
       if (why !== null) killGroup(child.pid, 'SIGKILL')
       for (const stream of [child.stdout, child.stderr]) stream.destroy()
       if (error === null) taken(null)
-      else failed(new DeliveryError(error))
+      else failed(new DeliveryError(error, { doubtful: why !== null }))
     }
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding('utf8').on('data', (chunk: string) => {

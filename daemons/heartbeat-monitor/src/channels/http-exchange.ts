@@ -5,6 +5,7 @@
  * because addresses may hold secrets. What an answer means is the channel's business.
  */
 import { Agent, request } from 'undici'
+import { describeError } from '@leasehold/queue'
 import { oneLine } from '../plain-text.ts'
 import { DeliveryError } from './channel.ts'
 
@@ -27,10 +28,12 @@ export interface Question {
 const defaultTotalMs = 15_000
 const maxAnswerBytes = 16_384
 
-/** Asks once. Throws {@link DeliveryError} when there is no answer, or `signal`'s reason. */
+/** Asks once. Throws {@link DeliveryError} when there is no answer, doubtful when the question may have been heard. */
 export async function exchange(url: URL, question: Question, signal: AbortSignal): Promise<Answer> {
   const { method, headers = {}, body = null, totalMs = defaultTotalMs } = question
   const agent = new Agent({ connections: 1, connect: { timeout: Math.min(5_000, totalMs) } })
+  let connected = false
+  agent.on('connect', () => (connected = true))
   const over = AbortSignal.timeout(totalMs)
   try {
     const answer = await request(url, {
@@ -47,9 +50,11 @@ export async function exchange(url: URL, question: Question, signal: AbortSignal
       retryAfterMs: retryAfter > 0 ? retryAfter * 1_000 : null,
     }
   } catch (error) {
-    signal.throwIfAborted()
-    if (over.aborted) throw new DeliveryError(`no answer within ${totalMs / 1_000} s`)
-    throw new DeliveryError(`no connection: ${reason(error)}`)
+    // Until there is a connection nothing can have been asked; afterwards nobody can tell how far it came.
+    const doubtful = connected
+    if (signal.aborted) throw new DeliveryError(describeError(signal.reason).message, { doubtful })
+    if (over.aborted) throw new DeliveryError(`no answer within ${totalMs / 1_000} s`, { doubtful })
+    throw new DeliveryError(`no connection: ${reason(error)}`, { doubtful })
   } finally {
     await agent.destroy().catch(() => {})
   }

@@ -54,6 +54,8 @@ export interface Monitor {
 const defaultRetry: RetryPace = { firstMs: 5_000, maxMs: 300_000 }
 /** After an outage of this length graphile-worker is started anew (see SideJobs.refresh). */
 const longOutageMs = 10_000
+/** What is less is steering, not setting. */
+const backwardsMs = 60_000
 
 /**
  * Starts a monitor; it is looking when this answers, and goes on whether or not the database can be reached.
@@ -101,6 +103,8 @@ class RunningMonitor implements Monitor {
   private readonly loops: Promise<unknown>
   private current: Promise<unknown> = Promise.resolve()
   private dueAt = performance.now()
+  /** This machine's clock, counted from its monotonic one. */
+  private clockAheadMs = Date.now() - performance.now()
   private stopped: Promise<void> | null = null
 
   constructor(options: MonitorOptions) {
@@ -167,7 +171,7 @@ class RunningMonitor implements Monitor {
       try {
         const awayMs = this.contact.awayMs
         const found = await this.tick()
-        if (awayMs > longOutageMs) this.sideJobs.refresh()
+        if (awayMs > longOutageMs || this.clockWentBack()) this.sideJobs.refresh()
         this.options.onTick?.(found)
         // Whoever watches from outside is to hear that nobody can be told, by hearing nothing.
         if (found.looked && found.untold === null) this.ping?.looked()
@@ -179,6 +183,14 @@ class RunningMonitor implements Monitor {
       this.dueAt = performance.now() + waitMs
       await sleep(waitMs, signal)
     }
+  }
+
+  /** True once after this machine's clock was set back by more than a minute. */
+  private clockWentBack(): boolean {
+    const aheadMs = Date.now() - performance.now()
+    const went = aheadMs < this.clockAheadMs - backwardsMs
+    this.clockAheadMs = aheadMs
+    return went
   }
 
   private async shutDown(): Promise<void> {

@@ -72,7 +72,10 @@ export class SideJobs {
     this.done = this.keepRunning()
   }
 
-  /** Starts anew. After an outage: graphile-worker may otherwise sleep for two minutes before it asks again. */
+  /**
+   * Starts anew. After an outage: graphile-worker may otherwise sleep for two minutes before it asks again. And when this
+   * machine's clock was set back: its crontab waits for the minute it had reached.
+   */
   refresh(): void {
     this.restart.abort()
   }
@@ -105,6 +108,7 @@ export class SideJobs {
     const options = this.options()
     await migrate(this.pool, options)
     await registerDuties(this.pool)
+    await forgetFutureTurns(this.pool)
     const runner = await run(options)
     // Ends that nobody asked for arrive here; while this is awaited below nothing is left unhandled.
     const ended = runner.promise.then(
@@ -186,6 +190,18 @@ async function migrate(pool: ReturnType<typeof openPool>, options: RunnerOptions
   } finally {
     turn.release(broken)
   }
+}
+
+/**
+ * A turn that a crontab noted in the future, by a clock that was ahead, would keep the duty from every turn until then. A
+ * minute's difference between this machine and the database is none.
+ */
+async function forgetFutureTurns(pool: ReturnType<typeof openPool>): Promise<void> {
+  await pool.query(
+    `update ${schema}._private_known_crontabs set last_execution = null
+    where identifier = any ($1) and last_execution > clock_timestamp() + interval '2 minutes'`,
+    [dutyJobs.map(({ name }) => name)],
+  )
 }
 
 /** It may have ended by itself, or wait for a database that is away: neither may hold us up. */

@@ -6,6 +6,7 @@ import { type AlertPolicyInput, putAlertPolicy } from '@leasehold/queue'
 import { beforeEach, expect, test } from 'vitest'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
 import { tellings, until } from './telling.ts'
+import { watch } from './watching.ts'
 
 const minute = 60_000
 const hour = 60 * minute
@@ -111,4 +112,22 @@ test('a channel served in the future is served only while a monitor says so', as
   await open('a')
   const channels = (await tellings(db, { channels: ['email'] })).map(({ channel }) => channel)
   expect(channels).toEqual(['email'])
+})
+
+test('a duty whose last turn a crontab noted in the future takes its turns again', async () => {
+  const monitor = await watch(db, null)
+  const turns = async (): Promise<number[]> => {
+    const { rows } = await db.pool.query<{ future: number; known: number }>(
+      `select count(*)::integer as known, (count(*) filter (where last_execution > now()))::integer as future
+       from graphile_worker._private_known_crontabs`,
+    )
+    return [rows[0]!.known, rows[0]!.future]
+  }
+  await expect.poll(turns).toEqual([8, 0])
+  await monitor.stop()
+  await db.pool.query(
+    `update graphile_worker._private_known_crontabs set last_execution = now() + interval '7 days'`,
+  )
+  await watch(db, null)
+  await expect.poll(turns).toEqual([8, 0])
 })

@@ -14,7 +14,9 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 60_000,
     pool: 'forks',
-    maxWorkers: 2,
+    // More than the cores of a small machine: many files wait for leases, outages and services most of the time.
+    maxWorkers: 3,
+    setupFiles: ['./test/harness/per-file.ts'],
     globalSetup: ['./test/harness/global-setup.ts'],
   },
 })

@@ -36,7 +36,9 @@ export async function createTestDatabase(
   }
   const name = `test_${process.pid}_${++count}_${Date.now().toString(36)}`
   const template = options.empty ? 'template0' : server.template
-  await asAdmin(`create database ${name} template ${template}`)
+  // Files copied as files: the default since 15 writes all of them into the WAL as well.
+  const strategy = server.major >= 15 ? 'strategy file_copy' : ''
+  await asAdmin(`create database ${name} template ${template} ${strategy}`)
   const url = inDatabase(server.adminUrl, name)
   const pool = openPool({
     connectionString: url,

@@ -7,7 +7,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll } from 'vitest'
+import { atFileEnd } from './file-end.ts'
 
 /** How a process ended: its exit code, or the signal that ended it. */
 export interface Exit {
@@ -42,7 +42,7 @@ export interface SpawnOptions {
 const repository = fileURLToPath(new URL('../../', import.meta.url))
 const living = new Set<ChildProcess>()
 
-afterAll(async () => {
+atFileEnd(async () => {
   const ends = [...living].map((child) => new Promise((ended) => child.once('close', ended)))
   killAll()
   await Promise.all(ends)

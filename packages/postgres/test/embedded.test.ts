@@ -16,6 +16,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Client, type QueryResultRow } from 'pg'
 import { afterEach, beforeEach, expect, inject, test } from 'vitest'
+import { copyCluster } from '../../../test/harness/cluster.ts'
 import { listenOnLoopback } from '../../../test/harness/loopback.ts'
 import { spawnProcess } from '../../../test/harness/processes.ts'
 import { assertReachable } from '../src/embedded/account.ts'
@@ -45,6 +46,7 @@ async function ask<Row extends QueryResultRow>(url: string, sql: string): Promis
 }
 
 test('a stopped server keeps its data, its port and its password', async () => {
+  await copyCluster(dataDir, 'empty')
   const first = await start()
   await ask(first.url, 'create table kept as select 42 as answer')
   await first.stop()
@@ -55,6 +57,7 @@ test('a stopped server keeps its data, its port and its password', async () => {
 })
 
 test('whoever comes second attaches, and its stop leaves the server running', async () => {
+  await copyCluster(dataDir, 'empty')
   const first = await start()
   const second = await start()
   expect(second).toMatchObject({ pid: first.pid, url: first.url, started: false })
@@ -83,6 +86,7 @@ test('three processes that start on an empty folder at the same moment end with 
 })
 
 test('the server survives the death of the process that started it, and the next one finds it', async () => {
+  await copyCluster(dataDir, 'empty')
   const args = [dataDir, ...(binDir ? [binDir] : [])]
   const owner = spawnProcess({ script: 'packages/postgres/test/fixtures/start-embedded.ts', args })
   const pid = Number((await owner.waitForLine(/^serving /)).split(' ')[1])
@@ -92,6 +96,7 @@ test('the server survives the death of the process that started it, and the next
 })
 
 test('a server killed with SIGKILL comes back with every committed row', async () => {
+  await copyCluster(dataDir, 'empty')
   const first = await start({ ephemeral: false })
   await ask(first.url, 'create table kept as select 42 as answer')
   process.kill(first.pid, 'SIGKILL')
@@ -103,6 +108,7 @@ test('a server killed with SIGKILL comes back with every committed row', async (
 })
 
 test('a pid file whose number now belongs to another process stops nobody', async () => {
+  await copyCluster(dataDir, 'empty')
   await (await start()).stop()
   const lines = [process.pid, join(dataDir, 'data'), 1, 5432, '', '127.0.0.1', '', 'ready']
   await writeFile(join(dataDir, 'data', 'postmaster.pid'), `${lines.join('\n')}\n`)
@@ -111,6 +117,7 @@ test('a pid file whose number now belongs to another process stops nobody', asyn
 })
 
 test('a port in use is passed over, unless it was asked for', async () => {
+  await copyCluster(dataDir, 'empty')
   const occupant = createServer()
   const port = await listenOnLoopback(occupant)
   await writeFile(join(dataDir, 'port'), `${port}\n`)
@@ -120,6 +127,7 @@ test('a port in use is passed over, unless it was asked for', async () => {
 })
 
 test('it listens on loopback only, with a password in a file that only its owner reads', async () => {
+  await copyCluster(dataDir, 'empty')
   const server = await start()
   expect(await ask(server.url, 'show listen_addresses')).toEqual([{ listen_addresses: '127.0.0.1' }])
   expect((await stat(join(dataDir, 'data', 'leasehold.password'))).mode & 0o777).toBe(0o600)
@@ -148,6 +156,7 @@ test('it is durable unless it was asked to be ephemeral, and speaks UTF-8', asyn
 })
 
 test("another major version's data is refused with what to do", async () => {
+  await copyCluster(dataDir, 'empty')
   await (await start()).stop()
   await writeFile(join(dataDir, 'data', 'PG_VERSION'), '9\n')
   await expect(start()).rejects.toThrow(/made by PostgreSQL 9; this program brings \d+.*LEASEHOLD_DATA_DIR/)
@@ -162,6 +171,7 @@ test('drafts left by a process that died are removed, those of a living one are 
 })
 
 test('a server that cannot start says why and where its log is', async () => {
+  await copyCluster(dataDir, 'empty')
   await expect(start({ settings: { shared_buffers: 'plenty' } })).rejects.toThrow(
     /did not start.*shared_buffers[\s\S]*Its log is in/,
   )

@@ -5,10 +5,11 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type EmbeddedServer, migrate, openPool, startEmbedded } from '@leasehold/postgres'
+import { type EmbeddedServer, openPool, startEmbedded } from '@leasehold/postgres'
 import { defineStage } from '@leasehold/queue'
 import { inject, afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { z } from 'zod'
+import { copyCluster } from '../../../test/harness/cluster.ts'
 import type { TestDatabase } from '../../../test/harness/database.ts'
 import { Proxy } from './proxy.ts'
 import {
@@ -42,8 +43,8 @@ describe('a server that is stopped and started', () => {
   let server: EmbeddedServer
   beforeEach(async () => {
     dataDir = await mkdtemp(join(tmpdir(), 'leasehold-outage-'))
+    await copyCluster(dataDir, 'migrated')
     server = await start()
-    await migrate(server.url)
     await withPool((pool) => pool.query(effectsTable))
   })
   afterEach(async () => {

@@ -26,6 +26,11 @@ test('it shows the difference, asks, writes, and finds nothing to do the second 
   expect(await files()).toBe('')
   const dry = await systemd.leasehold('systemd install --dry-run')
   expect([dry.code, await files()]).toEqual([0, ''])
+  const listed = await systemd.leasehold('systemd install --dry-run --json')
+  expect(JSON.parse(listed.stdout)).toContainEqual(
+    expect.objectContaining({ path: '/etc/systemd/system/leasehold.target', before: null }),
+  )
+  expect(await files()).toBe('')
 
   const first = await systemd.leasehold('systemd install --yes')
   expect(first.code, first.stderr).toBe(0)

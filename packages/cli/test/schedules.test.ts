@@ -87,3 +87,13 @@ test('exit codes: 3 for an unknown name, 4 for nothing to do, 2 for what the man
   expect(kept).toMatchObject({ code: 2, stderr: expect.stringContaining('npx leasehold apply') })
   expect((await leasehold(['schedules', 'remove', 'report'], env)).code).toBe(0)
 })
+
+test('what a systemd timer calls makes up for each missed slot where the schedule says all, without its jitter', async () => {
+  const hourMs = 3_600_000
+  const each = { name: 'each', stage: 'work', everyMs: hourMs, catchUp: 'all', jitterMs: 600_000 } as const
+  await putSchedule(db.pool, { ...each, owner: 'sql' })
+  await db.advance(3 * hourMs)
+  expect(await leaseholdJson(['schedules', 'fire', 'each'], env)).toMatchObject({ result: 'fired' })
+  const history = await leaseholdJson<{ outcome: string }[]>(['schedules', 'history', 'each'], env)
+  expect(history.map(({ outcome }) => outcome)).toEqual(['fired', 'fired', 'fired'])
+})

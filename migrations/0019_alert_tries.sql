@@ -338,11 +338,14 @@ create or replace function leasehold.overdue_channels(p_slack interval) returns 
   language sql stable security definer
   set search_path = pg_catalog, leasehold, pg_temp
 as $$
-  select distinct a.channel from leasehold.alerts a join leasehold.alert_channels c on c.channel = a.channel
-  cross join (select leasehold.clock() as now) k
-  where a.sent_at is null and a.refused_at is null and c.enabled
-    and coalesce(greatest(leasehold.believed(a.next_try_at, k.now, interval '2 hours'), leasehold.believed(a.claimed_until, k.now, interval '2 hours'),
-      leasehold.believed(c.not_before, k.now, interval '2 hours')), '-infinity') < k.now - p_slack
+  select c.channel
+  from (select leasehold.clock() as now) k cross join leasehold.alert_channels c
+  where c.enabled
+    and exists (select from leasehold.alerts a
+      where a.channel = c.channel and a.sent_at is null and a.refused_at is null
+        and coalesce(greatest(leasehold.believed(a.next_try_at, k.now, interval '2 hours'),
+          leasehold.believed(a.claimed_until, k.now, interval '2 hours'), leasehold.believed(c.not_before, k.now, interval '2 hours')),
+          '-infinity') < k.now - p_slack)
     and not leasehold.is_withheld(c.channel, k.now)
 $$;
 

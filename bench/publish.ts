@@ -3,7 +3,7 @@
  *
  * A whole run takes a day. So each comparison is published when it has been measured, in place of the same one measured
  * earlier, and says when and at which commit: what is compared with each other was always measured in one run. Results of
- * another machine, server or size are not mixed with these; they are replaced as a whole.
+ * another machine or server are not mixed with these; they are replaced as a whole.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -16,9 +16,9 @@ import { workloads } from './workloads/index.ts'
 const publishedFolder = fileURLToPath(new URL('../docs/benchmarks/', import.meta.url))
 
 /** What must be equal for results to stand side by side. */
-function groundOf({ size, machine, settings }: RunRecord): string {
+function groundOf({ machine, settings }: RunRecord): string {
   const { cores, processor, memoryGib, system, versions } = machine
-  return JSON.stringify({ size, cores, processor, memoryGib, system, versions, settings })
+  return JSON.stringify({ cores, processor, memoryGib, system, versions, settings })
 }
 
 function publishedIn(folder: string): RunRecord | null {

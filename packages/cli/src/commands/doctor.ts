@@ -212,7 +212,7 @@ async function roleChecks(tx: Db): Promise<HealthCheck[]> {
       role,
       exists ? 'ok' : 'warn',
       exists ? (granted ? 'this login has it' : 'exists') : 'missing',
-      `Create it as an administrator (create role ${role} nologin), then grant as migrations/0010_grants.sql does.`,
+      'As an administrator: psql -1 -v ON_ERROR_STOP=1 -f migrations/roles.sql DATABASE_URL; it creates the roles and grants to them.',
     ),
   )
 }

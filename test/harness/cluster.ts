@@ -5,13 +5,13 @@
  * ends. Tests about the making itself start on an empty folder instead.
  */
 import { execFile } from 'node:child_process'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { migrate, startEmbedded } from '@leasehold/postgres'
 import { inject } from 'vitest'
 import { atFileEnd } from './file-end.ts'
+import { makeServerFolder } from './server-folder.ts'
 
 const run = promisify(execFile)
 const made = new Map<'empty' | 'migrated', Promise<string>>()
@@ -31,7 +31,7 @@ export async function copyCluster(dataDir: string, kind: 'empty' | 'migrated'): 
 }
 
 async function make(kind: 'empty' | 'migrated'): Promise<string> {
-  const dataDir = await mkdtemp(join(tmpdir(), 'leasehold-cluster-'))
+  const dataDir = await makeServerFolder('leasehold-cluster-')
   const { binDir } = inject('testServer')
   const settings = { shared_buffers: '32MB' }
   const server = await startEmbedded({ dataDir, ephemeral: true, settings, ...(binDir && { binDir }) })

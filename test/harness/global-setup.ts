@@ -6,11 +6,10 @@
  * embedded builds. Cloning and handing out databases is database.ts.
  */
 import { migrate, openPool, startEmbedded } from '@leasehold/postgres'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { rm } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import type { TestProject } from 'vitest/node'
+import { makeServerFolder } from './server-folder.ts'
 
 /** What global setup hands to the test files. */
 export interface TestServer {
@@ -35,6 +34,8 @@ const settings = {
   max_connections: '200',
   max_prepared_transactions: '10',
   log_min_messages: 'fatal',
+  // The files may lie in memory.
+  max_wal_size: '256MB',
 }
 
 type Running = { readonly adminUrl: string; readonly binDir: string | undefined; stop(): Promise<void> }
@@ -55,7 +56,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
 }
 
 async function startThrowAway(major: number): Promise<Running> {
-  const dataDir = await mkdtemp(join(tmpdir(), 'leasehold-test-'))
+  const dataDir = await makeServerFolder('leasehold-test-')
   const packaged = fileURLToPath(new URL(`../../node_modules/pg${major}/native/bin`, import.meta.url))
   const binDir = major === 18 ? undefined : packaged
   const server = await startEmbedded({ dataDir, ephemeral: true, settings, ...(binDir && { binDir }) })

@@ -10,20 +10,20 @@ import {
   startEmbedded,
   stopEmbedded,
 } from '@leasehold/postgres'
-import { chmod, mkdir, mkdtemp, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Client, type QueryResultRow } from 'pg'
 import { afterEach, beforeEach, expect, inject, test } from 'vitest'
 import { copyCluster } from '../../../test/harness/cluster.ts'
 import { listenOnLoopback } from '../../../test/harness/loopback.ts'
+import { makeServerFolder } from '../../../test/harness/server-folder.ts'
 import { spawnProcess } from '../../../test/harness/processes.ts'
 import { assertReachable } from '../src/embedded/account.ts'
 
 let dataDir: string
 beforeEach(async () => {
-  dataDir = await mkdtemp(join(tmpdir(), 'leasehold-embedded-'))
+  dataDir = await makeServerFolder('leasehold-embedded-')
 })
 afterEach(async () => {
   await stopEmbedded(dataDir)

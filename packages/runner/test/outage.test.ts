@@ -2,14 +2,13 @@
  * Runners whose database goes away: stopped, restarted, cut off, frozen, locked. Nothing exits, nothing floods the log,
  * nothing is lost, and what was finished meanwhile is settled afterwards.
  */
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { rm } from 'node:fs/promises'
 import { type EmbeddedServer, openPool, startEmbedded } from '@leasehold/postgres'
 import { defineStage } from '@leasehold/queue'
 import { inject, afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { copyCluster } from '../../../test/harness/cluster.ts'
+import { makeServerFolder } from '../../../test/harness/server-folder.ts'
 import type { TestDatabase } from '../../../test/harness/database.ts'
 import { Proxy } from './proxy.ts'
 import {
@@ -42,7 +41,7 @@ describe('a server that is stopped and started', () => {
   let dataDir: string
   let server: EmbeddedServer
   beforeEach(async () => {
-    dataDir = await mkdtemp(join(tmpdir(), 'leasehold-outage-'))
+    dataDir = await makeServerFolder('leasehold-outage-')
     await copyCluster(dataDir, 'migrated')
     server = await start()
     await withPool((pool) => pool.query(effectsTable))

@@ -27,8 +27,10 @@ function progress(line: string): void {
   process.stderr.write(`${line}\n`)
 }
 
-function planOf({ workloads, sizes }: Options): { workload: Workload; comparison: Comparison }[] {
-  return workloads.flatMap((workload) => workload.plan(sizes).map((comparison) => ({ workload, comparison })))
+function planOf({ workloads, sizes, titled }: Options): { workload: Workload; comparison: Comparison }[] {
+  return workloads
+    .flatMap((workload) => workload.plan(sizes).map((comparison) => ({ workload, comparison })))
+    .filter(({ comparison }) => comparison.title.includes(titled))
 }
 
 /** A cell is ended when it takes several times as long as it should. */

@@ -14,6 +14,8 @@ export interface Options {
   readonly sizes: Sizes
   readonly workloads: readonly Workload[]
   readonly repeats: number
+  /** Only comparisons whose title has this in it; empty: all. */
+  readonly titled: string
   readonly json: string | null
   readonly svg: string | null
 }
@@ -27,6 +29,7 @@ const definition = {
   systems: { type: 'string' },
   'without-peers': { type: 'boolean', default: false },
   repeats: { type: 'string' },
+  titled: { type: 'string', default: '' },
   json: { type: 'string' },
   svg: { type: 'string' },
   publish: { type: 'boolean', default: false },
@@ -45,6 +48,7 @@ export function helpText(): string {
     row('--quick', 'everything tiny, once: to see that it runs; its figures mean nothing'),
     row('--full', '1,000,000 tasks, backlogs to 10,000,000, 30 minutes of W5: a day or so, 60 GB of disk'),
     row('--only W1,W3', 'these workloads (number or name)'),
+    row('--titled TEXT', 'only the comparisons with this in their title, e.g. "10 handlers"'),
     row('--systems a,b', 'these systems; the first of a table is what ratios refer to'),
     row('--without-peers', 'Leasehold and what needs no further installation'),
     row('--repeats N', 'how often each cell is measured (5; --quick 1)'),
@@ -101,6 +105,7 @@ export function readOptions(args: readonly string[]): Options {
       contenders: systems,
     },
     workloads: chosen,
+    titled: values.titled,
     repeats: values['self-test'] ? 1 : repeats,
     json: values.json ?? null,
     svg: values.svg ?? null,

@@ -5,6 +5,11 @@ import type { Contender } from '../contenders.ts'
 import { drain } from '../drain.ts'
 import { bySize, type Comparison, numberOf, type Sizes, type Workload } from '../workload.ts'
 
+/** With one place pg-boss takes one job per poll, two a second. */
+function alone({ name }: Contender, concurrency: number): number {
+  return name === 'pg-boss' && concurrency === 1 ? 40 : Infinity
+}
+
 function comparison(
   title: string,
   tasks: number,
@@ -15,7 +20,7 @@ function comparison(
     title: `${title}, ${concurrency} handler${concurrency === 1 ? '' : 's'} at once, one process`,
     cells: who.map((contender) => ({
       contender,
-      parameters: { tasks: Math.min(tasks, contender.mostTasks), concurrency },
+      parameters: { tasks: Math.min(tasks, contender.mostTasks, alone(contender, concurrency)), concurrency },
     })),
   }
 }

@@ -1,7 +1,7 @@
 /**
  * `npm test`: everything a contributor needs to trust a change.
  *
- * Installs when needed, runs the whole suite on PostgreSQL 18, then the tests of the database program on 14 to 17.
+ * Installs when needed, runs the whole suite on PostgreSQL 18, of it the tests of the database program on 14 to 17 as well.
  * With arguments (`npm test -- packages/queue`) they go to vitest and one version is tested: LEASEHOLD_TEST_PG, or 18.
  * The last line is `N passed, N failed`, summed over all runs; the exit code is 1 when anything failed.
  */
@@ -20,15 +20,20 @@ const node = ensureInstall()
 const given = process.argv.slice(2)
 const reports = mkdtempSync(join(tmpdir(), 'leasehold-reports-'))
 const totals = { passed: 0, failed: 0 }
+let runs = 0
 
 if (given.length > 0) {
   runVitest(process.env.LEASEHOLD_TEST_PG ?? '18', given)
 } else {
   const absent = [...(poolerIsHere() ? [] : [poolerTests]), ...(systemdIsHere() ? [] : [systemdTests])]
-  runVitest('18', absent.flatMap((tests) => ['--exclude', tests])) // prettier-ignore
+  const elsewhere = databaseTests.map((folder) => `${folder}/!(pgbouncer).test.ts`)
+  runVitest(
+    '18',
+    [...absent, ...elsewhere].flatMap((tests) => ['--exclude', tests]),
+  )
   // These files share nothing but the server, so they may share a process: starting one for each costs more than most run.
   const sharing = ['--no-isolate', '--exclude', poolerTests]
-  for (const major of olderVersions()) runVitest(major, [...databaseTests, ...sharing])
+  for (const major of ['18', ...olderVersions()]) runVitest(major, [...databaseTests, ...sharing])
 }
 rmSync(reports, { recursive: true, force: true })
 console.log(`${totals.passed} passed, ${totals.failed} failed`)
@@ -71,9 +76,9 @@ function systemdIsHere() {
 }
 
 function runVitest(major, args) {
-  const what = args.length === 0 || args[0] === '--exclude' ? 'all tests' : args.join(' ')
+  const what = args[0] === '--exclude' ? 'all but the tests of the database program' : args.join(' ')
   console.log(`\nPostgreSQL ${major}: ${what}`)
-  const report = join(reports, `${major}.json`)
+  const report = join(reports, `${(runs += 1)}.json`)
   const vitest = join(repository, 'node_modules', 'vitest', 'vitest.mjs')
   const reporting = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`]
   const { status } = spawnSync(node, [vitest, 'run', ...reporting, ...args], {

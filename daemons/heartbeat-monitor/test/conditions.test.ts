@@ -149,6 +149,22 @@ test('a monitor that falls silent is told by its peer, one that was stopped is n
   expect((await peer.tick()).resolved).toMatchObject([{ kind: 'monitor_silent' }])
 })
 
+test('database_health says whether anybody looks: nobody ever did, one does, or for how long nobody has', async () => {
+  const said = async (): Promise<unknown> => {
+    const { rows } = await db.pool.query(
+      "select status, value, advice from leasehold.database_health where name = 'monitor'",
+    )
+    return rows[0]
+  }
+  const advice = expect.stringContaining('npx leasehold monitor')
+  expect(await said()).toEqual({ status: 'bad', value: 'never looked', advice })
+  const monitor = await watch(db, null, { intervalMs: 60_000 })
+  expect(await said()).toMatchObject({ status: 'ok', value: expect.stringMatching(/^last looked 00:00:/) })
+  await monitor.stop()
+  await db.advance(3 * minute)
+  expect(await said()).toEqual({ status: 'bad', value: expect.stringMatching(/^last looked 00:03:/), advice })
+})
+
 test('everything of one look is one mail, with what is over at its end', async () => {
   await stage(db, 'a')
   await stage(db, 'b')

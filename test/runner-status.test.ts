@@ -1,0 +1,42 @@
+/**
+ * What the runner daemon tells its service manager of itself, received where systemd would receive it.
+ */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { receiveDatagrams } from '../packages/service/test/datagrams.ts'
+import { createTestDatabase } from './harness/database.ts'
+import { spawnProcess } from './harness/processes.ts'
+
+// Only Linux has systemd; elsewhere there is nothing to talk to.
+describe.runIf(process.platform === 'linux')('on Linux', () => {
+  test('the status says for how long no monitor has looked, and no more once one has', async ({
+    onTestFinished,
+  }) => {
+    const db = await createTestDatabase()
+    onTestFinished(() => db.drop())
+    const folder = await mkdtemp(join(tmpdir(), 'leasehold-notify-'))
+    onTestFinished(() => rm(folder, { recursive: true, force: true }))
+    const systemd = receiveDatagrams(join(folder, 'notify.sock'))
+    onTestFinished(() => systemd.close())
+    const look = `select leasehold.monitor_beat('00000000-0000-4000-8000-000000000001', 'gull.example', 1, '1', 60000)`
+    await db.pool.query(look)
+    await db.pool.query(`update leasehold.monitors set ticked_at = leasehold.clock() - interval '4 minutes'`)
+    const runner = spawnProcess({
+      script: 'daemons/runner/src/main.ts',
+      args: ['--module', './daemons/runner/test/fixtures/created.ts', '--slot', 'alone@1'],
+      env: { DATABASE_URL: db.url, LEASEHOLD_BEAT_INTERVAL_MS: '500', NOTIFY_SOCKET: systemd.path },
+    })
+    const last = (): string | undefined =>
+      systemd.received().findLast((line) => line.startsWith('STATUS=alone@1'))
+    await expect
+      .poll(last, { timeout: 30_000 })
+      .toMatch(/^STATUS=alone@1: 0 running, 0 settled since the start; no monitor for \d min$/)
+
+    await db.pool.query(look)
+    await expect.poll(last, { timeout: 30_000 }).toBe('STATUS=alone@1: 0 running, 0 settled since the start')
+    runner.kill('SIGTERM')
+    expect(await runner.exit).toEqual({ code: 0, signal: null })
+  })
+})

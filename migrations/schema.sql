@@ -105,6 +105,7 @@ create table leasehold.alerts (
   purpose text default 'alert'::text not null,
   transmission uuid,
   refused_at timestamp with time zone,
+  handing_over_at timestamp with time zone,
   constraint alerts_pkey PRIMARY KEY (id),
   constraint alert_goes_to_a_known_channel CHECK ((channel = ANY (ARRAY['email'::text, 'telegram'::text, 'webhook'::text, 'command'::text]))),
   constraint alert_purpose_is_known CHECK ((purpose = ANY (ARRAY['alert'::text, 'digest'::text]))),
@@ -1493,6 +1494,24 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.begin_handover(p_channel text, p_transmission uuid, p_for interval)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz;
+begin
+  perform from leasehold.alert_channels c where c.channel = p_channel for update;
+  v_now := leasehold.clock();
+  update leasehold.alerts a set handing_over_at = v_now, claimed_until = v_now + p_for
+  where a.transmission = p_transmission and a.channel = p_channel and a.sent_at is null and a.refused_at is null
+    and a.claimed_until is not null;
+  return found;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.believed(p_at timestamp with time zone, p_now timestamp with time zone, p_ahead interval DEFAULT '00:01:00'::interval)
  RETURNS timestamp with time zone
  LANGUAGE sql
@@ -1620,9 +1639,11 @@ CREATE OR REPLACE FUNCTION leasehold.channel_rests(p_channel text)
  STABLE
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  select leasehold.believed(c.not_before, k.now, interval '2 hours') - k.now
-  from (select leasehold.clock() as now) k join leasehold.alert_channels c on c.channel = p_channel
-  where c.enabled and leasehold.believed(c.not_before, k.now, interval '2 hours') > k.now
+  select case when c.not_before > k.now then c.not_before - k.now
+    when not leasehold.is_withheld(c.channel, k.now) and leasehold.is_held(c.channel, k.now) then interval '1 minute' end
+  from (select leasehold.clock() as now) k
+  cross join lateral (select x.channel, leasehold.believed(x.not_before, k.now, interval '2 hours') as not_before
+    from leasehold.alert_channels x where x.channel = p_channel and x.enabled) c
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.check_alert_zone()
@@ -1703,18 +1724,18 @@ begin
   end if;
   insert into leasehold.alert_doubts (transmission, channel, at, reason)
   select distinct a.transmission, a.channel, v_now, 'its sender ended without a word' from leasehold.alerts a
-  where a.channel = p_channel and a.sent_at is null and a.refused_at is null and a.claimed_until is not null
-    and coalesce(leasehold.believed(a.claimed_until, v_now, interval '2 hours') <= v_now, true)
+  where a.channel = p_channel and a.sent_at is null and a.refused_at is null and a.handing_over_at is not null
+    and a.claimed_until is not null and coalesce(leasehold.believed(a.claimed_until, v_now, interval '2 hours') <= v_now, true)
   on conflict on constraint doubt_once_per_transmission do nothing;
   if found then
     update leasehold.alert_channels c set failing_since = coalesce(c.failing_since, v_now), failures = c.failures + 1,
       last_error = 'a sender ended without a word'
     where c.channel = p_channel;
-    -- They wait again, so that what was withheld goes on being told with them.
-    update leasehold.alerts a set claimed_until = null
-    where a.channel = p_channel and a.sent_at is null and a.refused_at is null
-      and coalesce(leasehold.believed(a.claimed_until, v_now, interval '2 hours') <= v_now, true);
   end if;
+  -- What nobody has in hand any more waits again, so that what is withheld goes on being told with it.
+  update leasehold.alerts a set claimed_until = null, handing_over_at = null
+  where a.channel = p_channel and a.sent_at is null and a.refused_at is null and a.claimed_until is not null
+    and coalesce(leasehold.believed(a.claimed_until, v_now, interval '2 hours') <= v_now, true);
   if leasehold.is_withheld(p_channel, v_now) then
     return;
   end if;
@@ -1723,11 +1744,15 @@ begin
     and exists (select from leasehold.incidents i where i.id = any (a.incident_ids))
     and not exists (select from leasehold.incidents i cross join lateral leasehold.alert_rule(i.kind) r
       where i.id = any (a.incident_ids) and r.tell <> 'never');
+  if leasehold.is_held(p_channel, v_now) then
+    update leasehold.alerts a set next_try_at = v_now + interval '1 minute'
+    where a.channel = p_channel and a.sent_at is null and a.refused_at is null and a.claimed_until is null;
+    return;
+  end if;
   return query
   with claimed as (
     update leasehold.alerts a set tries = a.tries + 1, claimed_until = v_now + p_for, transmission = v_transmission
-    where a.channel = p_channel and a.sent_at is null and a.refused_at is null
-      and coalesce(leasehold.believed(a.claimed_until, v_now, interval '2 hours') <= v_now, true)
+    where a.channel = p_channel and a.sent_at is null and a.refused_at is null and a.claimed_until is null
     returning a.*
   ), numbered as (
     select c.*, row_number() over (order by c.id) as nr from claimed c
@@ -1851,6 +1876,19 @@ begin
     end if;
   end loop;
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.deaths_since()
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select greatest(k.now - interval '7 days', least(k.now - interval '1 day', (
+    -- A minute for whoever was releasing while that look ended.
+    select min(g.ended_at - g.lasted) - interval '1 minute' from leasehold.monitor_gaps g
+    where g.ended_at > k.now - interval '1 day' and leasehold.believed(g.ended_at, k.now) is not null)))
+  from (select leasehold.clock() as now) k
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.delete_strays(p_before timestamp with time zone, p_limit integer DEFAULT 1000)
@@ -2093,7 +2131,7 @@ begin
     continue when not exists (select from leasehold.alert_news n where n.channel = v_channel.channel and n.told_at is null);
     channel := v_channel.channel; purpose := null; news := null; again := null;
     v_used := leasehold.alerts_used(channel, v_now);
-    if (v_used.waiting or v_used.used < v_channel.per_day)
+    if not v_quiet and (v_used.waiting or v_used.used < v_channel.per_day)
       and exists (select from leasehold.alert_news n where n.channel = v_channel.channel and n.told_at is null
         and coalesce(leasehold.believed(n.at, v_now), '-infinity') < v_day)
       and not exists (select from leasehold.alerts a
@@ -3138,6 +3176,22 @@ AS $function$
     where n.opened_at <= leasehold.clock() - interval '1 minute' order by n.first_id desc limit 1) since on true
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.is_held(p_channel text, p_at timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select leasehold.is_quiet(p_at) and coalesce((
+    select not bool_or(exists (
+      select from leasehold.incidents i cross join lateral leasehold.alert_rule(i.kind) r
+      where i.id = any (a.incident_ids) and r.tell = 'now' and r.through_quiet
+        and (a.purpose = 'alert' or i.resolved_at is null)))
+    from leasehold.alerts a
+    where a.channel = p_channel and a.sent_at is null and a.refused_at is null
+      and coalesce(leasehold.believed(a.claimed_until, p_at, interval '2 hours') <= p_at, true)), false)
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.is_quiet(p_at timestamp with time zone)
  RETURNS boolean
  LANGUAGE sql
@@ -3331,8 +3385,8 @@ begin
   update leasehold.alert_channels c set failing_since = coalesce(c.failing_since, v_now), failures = c.failures + 1,
     last_error = p_error, not_before = case when p_alone then v_now + p_delay end
   where c.channel = p_channel;
-  update leasehold.alerts a set claimed_until = null, last_error = p_error, next_try_at = v_now + p_delay,
-    refused_at = case when p_refused then v_now end
+  update leasehold.alerts a set claimed_until = null, handing_over_at = null, last_error = p_error,
+    next_try_at = v_now + p_delay, refused_at = case when p_refused then v_now end
   where a.transmission = p_transmission and a.channel = p_channel and a.sent_at is null;
   if p_doubtful then
     delete from leasehold.alert_doubts d
@@ -3353,7 +3407,7 @@ begin
   update leasehold.alert_channels c set last_sent_at = leasehold.clock(), failing_since = null, failures = 0,
     last_error = null, not_before = null
   where c.channel = p_channel;
-  update leasehold.alerts a set sent_at = leasehold.clock(), claimed_until = null, last_error = p_remark
+  update leasehold.alerts a set sent_at = leasehold.clock(), claimed_until = null, handing_over_at = null, last_error = p_remark
   where a.transmission = p_transmission and a.channel = p_channel and a.sent_at is null;
 end
 $function$;
@@ -3510,12 +3564,7 @@ CREATE OR REPLACE FUNCTION leasehold.note_alert_test(p_channel text, p_error tex
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  update leasehold.alert_channels c set last_error = p_error,
-    last_sent_at = case when p_error is null then leasehold.clock() else c.last_sent_at end,
-    failing_since = case when p_error is not null then c.failing_since end,
-    failures = case when p_error is null then 0 else c.failures end,
-    not_before = case when p_error is not null then c.not_before end
-  where c.channel = p_channel
+  update leasehold.alert_channels c set last_error = p_error where c.channel = p_channel and c.failing_since is null
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.note_uncomputed(p_schedule leasehold.schedules, p_reason text)
@@ -3567,11 +3616,12 @@ CREATE OR REPLACE FUNCTION leasehold.open_deaths(p_limit integer DEFAULT 1000)
 AS $function$
 declare
   v_now timestamptz := leasehold.clock();
+  v_since timestamptz := leasehold.deaths_since();
   v_opened bigint[];
 begin
   with died as materialized (
     select w.* from leasehold.workers w
-    where w.ended_at > v_now - interval '1 day' and w.end_reason in ('lost', 'superseded')
+    where w.ended_at > v_since and w.end_reason in ('lost', 'superseded')
       and not exists (select from leasehold.incidents i where i.kind = 'worker_dead' and i.subject = w.id::text)
     order by w.ended_at, w.id limit p_limit
   ), held as materialized (
@@ -4632,12 +4682,19 @@ $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.serve_channels(p_channels text[])
  RETURNS void
- LANGUAGE sql
+ LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
-  update leasehold.alert_channels c set served_at = leasehold.clock()
-  where c.channel = any (p_channels) and coalesce(leasehold.believed(c.served_at, leasehold.clock()), '-infinity') < leasehold.clock() - interval '30 seconds'
+declare
+  v_now timestamptz;
+begin
+  perform from leasehold.alert_channels c order by c.channel for update;
+  v_now := leasehold.clock();
+  update leasehold.alert_channels c set served_at = v_now
+  where c.channel = any (p_channels)
+    and coalesce(leasehold.believed(c.served_at, v_now), '-infinity') < v_now - interval '30 seconds';
+end
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.set_alert_channel(p_channel text, p_change jsonb)
@@ -5194,6 +5251,38 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.why_untold()
+ RETURNS text
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  with channel as (
+    select c.channel, c.served_at is not null as known,
+      coalesce(leasehold.believed(c.served_at, k.now) > k.now - interval '1 day', false) as served,
+      (select i.summary from leasehold.incidents i
+        where i.kind = 'channel_down' and i.subject = c.channel and i.resolved_at is null) as down,
+      leasehold.is_withheld(c.channel, k.now) as withheld
+    from (select leasehold.clock() as now) k cross join leasehold.alert_channels c
+    where c.enabled
+  )
+  select coalesce(
+    (select string_agg(coalesce(c.down, 'alerts by ' || c.channel || ' are withheld until the next digest''s hour'), '; '
+      order by c.channel) from channel c where c.known and (c.down is not null or c.withheld)),
+    'no channel is switched on and configured in a monitor')
+  from (select leasehold.clock() as now) k
+  where not exists (select from channel c where c.served and c.down is null and not c.withheld)
+    and (
+      exists (select from leasehold.incidents i cross join lateral leasehold.alert_rule(i.kind) r
+        where i.resolved_at is null and r.tell = 'now'
+          and coalesce(k.now - leasehold.believed(i.opened_at, k.now) >= r.min_age, true)
+          and (i.kind <> 'channel_down' or exists (select from channel c where c.channel = i.subject and c.known))
+          and not exists (select from leasehold.alert_news n left join leasehold.alerts a on a.id = n.alert_id
+            where n.incident_id = i.id and n.told_at is not null and (a.id is null or a.sent_at is not null)))
+      or exists (select from leasehold.alerts a join channel c on c.channel = a.channel and c.known
+        where a.sent_at is null and a.refused_at is null))
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.work_conditions()
  RETURNS TABLE(kind text, subject text, summary text, details jsonb)
  LANGUAGE sql
@@ -5456,6 +5545,7 @@ revoke execute on function leasehold.alerts_used(p_channel text, p_at timestamp 
 revoke execute on function leasehold.audit() from public;
 revoke execute on function leasehold.backoff(p_failures integer, p_min interval, p_max interval) from public;
 revoke execute on function leasehold.begin_duty(p_duty text, p_schedule text, p_period interval, p_by text) from public;
+revoke execute on function leasehold.begin_handover(p_channel text, p_transmission uuid, p_for interval) from public;
 revoke execute on function leasehold.believed(p_at timestamp with time zone, p_now timestamp with time zone, p_ahead interval) from public;
 revoke execute on function leasehold.below_floors(p_from bigint) from public;
 revoke execute on function leasehold.burst_ends_at(p_incidents bigint[], p_interval interval) from public;
@@ -5470,6 +5560,7 @@ revoke execute on function leasehold.clock_doubt() from public;
 revoke execute on function leasehold.collect_stragglers() from public;
 revoke execute on function leasehold.compact_run_ledger(p_limit integer) from public;
 revoke execute on function leasehold.current_conditions(p_wedge interval, p_lonely interval, p_silent interval) from public;
+revoke execute on function leasehold.deaths_since() from public;
 revoke execute on function leasehold.delete_strays(p_before timestamp with time zone, p_limit integer) from public;
 revoke execute on function leasehold.drain_slot(slot text) from public;
 revoke execute on function leasehold.drop_leftovers() from public;
@@ -5496,6 +5587,7 @@ revoke execute on function leasehold.free_child(p_child bigint, p_parent bigint)
 revoke execute on function leasehold.gather_news() from public;
 revoke execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) from public;
 revoke execute on function leasehold.id_rate() from public;
+revoke execute on function leasehold.is_held(p_channel text, p_at timestamp with time zone) from public;
 revoke execute on function leasehold.is_quiet(p_at timestamp with time zone) from public;
 revoke execute on function leasehold.is_withheld(p_channel text, p_at timestamp with time zone) from public;
 revoke execute on function leasehold.late_schedules() from public;
@@ -5575,6 +5667,7 @@ revoke execute on function leasehold.tidy() from public;
 revoke execute on function leasehold.tidy_rows(p_limit integer) from public;
 revoke execute on function leasehold.trim_schedule_firings(p_keep interval, p_limit integer) from public;
 revoke execute on function leasehold.wake(p_stages text[]) from public;
+revoke execute on function leasehold.why_untold() from public;
 revoke execute on function leasehold.work_conditions() from public;
 revoke execute on function leasehold.write_message(p_channel text, p_purpose text, p_news bigint[], p_subject text, p_body text) from public;
 revoke execute on function leasehold.write_notes(p_worker uuid, p_notes jsonb) from public;

@@ -11,7 +11,7 @@ import { type Message, type Reporter, compose, withoutWords } from './compose.ts
 import type { Contact } from './contact.ts'
 import { composeDigest } from './digest.ts'
 import type { Log } from './log.ts'
-import { type DueMessage, dueMessages, gatherNews, serveChannels, writeMessage } from './news.ts'
+import { type DueMessage, dueMessages, gatherNews, serveChannels, whyUntold, writeMessage } from './news.ts'
 import { recoverDelivery } from './outbox.ts'
 import { oneLine } from './plain-text.ts'
 import {
@@ -46,7 +46,10 @@ export interface Look {
   readonly silentMs: number | null
   readonly opened: readonly Incident[]
   readonly resolved: readonly Incident[]
-  /** Why nobody could be told in this look, in words; null: whoever had to be told is. The next look tries again. */
+  /**
+   * Why nobody can be told, in one line: this look failed at it, or no channel gets anything through. Null: whoever has to
+   * be told is or will be, or nobody has to. The next look tries again.
+   */
   readonly untold: string | null
   /** The messages that were written, at most one for each channel. */
   readonly alertIds: readonly string[]
@@ -91,7 +94,7 @@ async function tellWithoutRisk(tx: Tx, answer: TickAnswer, deps: LookDeps): Prom
     const due = await dueMessages(tx, deps.monitor.intervalMs, answer.unfinished)
     const alertIds: string[] = []
     for (const message of due.messages) alertIds.push(await writeWithoutRisk(tx, message, deps))
-    return { alertIds, againMs: due.againMs, untold: null }
+    return { alertIds, againMs: due.againMs, untold: await askUntold(tx) }
   } catch (error) {
     await tx.query('rollback to savepoint telling')
     const { code, message: reason } = describeError(error)
@@ -100,6 +103,18 @@ async function tellWithoutRisk(tx: Tx, answer: TickAnswer, deps: LookDeps): Prom
       'nobody could be told; the next look tries again',
     )
     return { ...nothingTold, untold: reason }
+  }
+}
+
+/** What is written down stays so when nobody can say whether it will be heard. */
+async function askUntold(tx: Tx): Promise<string | null> {
+  await tx.query('savepoint untold')
+  try {
+    const why = await whyUntold(tx)
+    return why === null ? null : oneLine(why, 500)
+  } catch (error) {
+    await tx.query('rollback to savepoint untold')
+    return oneLine(describeError(error).message, 500)
   }
 }
 

@@ -28,7 +28,7 @@ export interface MonitorOptions extends ChannelSettings {
   readonly wedgeLimitMs: number
   /** A stage may have work and no worker, or fewer than expected, for so long: time to restart one. */
   readonly lonelyAfterMs: number
-  /** Asked after each look that succeeded; null or absent: nobody outside watches. */
+  /** Asked after each look that succeeded, unless nobody can be told; null or absent: nobody outside watches. */
   readonly pingUrl?: string | null
   readonly log: Log
   /** Shown in leasehold.monitors. */
@@ -103,6 +103,7 @@ class RunningMonitor implements Monitor {
   private readonly loops: Promise<unknown>
   private current: Promise<unknown> = Promise.resolve()
   private dueAt = performance.now()
+  private untold = false
   /** This machine's clock, counted from its monotonic one. */
   private clockAheadMs = Date.now() - performance.now()
   private stopped: Promise<void> | null = null
@@ -173,8 +174,7 @@ class RunningMonitor implements Monitor {
         const found = await this.tick()
         if (awayMs > longOutageMs || this.clockWentBack()) this.sideJobs.refresh()
         this.options.onTick?.(found)
-        // Whoever watches from outside is to hear that nobody can be told, by hearing nothing.
-        if (found.looked && found.untold === null) this.ping?.looked()
+        if (found.looked) this.answerFor(found)
         waitMs = found.unfinished ? 0 : Math.min(this.options.intervalMs, found.againMs ?? Infinity)
       } catch (error) {
         this.contact.failed('look', error)
@@ -183,6 +183,16 @@ class RunningMonitor implements Monitor {
       this.dueAt = performance.now() + waitMs
       await sleep(waitMs, signal)
     }
+  }
+
+  /** Whoever watches from outside is to hear that nobody can be told, by hearing nothing. */
+  private answerFor({ untold }: Look): void {
+    if (untold === null) this.ping?.looked()
+    if (this.untold === (untold !== null)) return
+    this.untold = untold !== null
+    const { log } = this.options
+    if (untold === null) log.info({ event: 'alerts.told' }, 'people can be told again')
+    else log.error({ event: 'alerts.untold', reason: untold }, 'nobody can be told')
   }
 
   /** True once after this machine's clock was set back by more than a minute. */

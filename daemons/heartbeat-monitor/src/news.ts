@@ -1,8 +1,8 @@
 /**
  * News and messages as rows: what has changed, what of it has to be told now, and the message that tells it.
  *
- * Invariant: no decision is made here; when and how often is decided in migrations/0013_alerts.sql, the words are
- * compose.ts and digest.ts. All of it is part of a look's transaction. Handing messages over is outbox.ts.
+ * Invariant: no decision is made here; when and how often is decided in SQL (migrations/0013_alerts.sql and later), the
+ * words are compose.ts and digest.ts. All of it is part of a look's transaction. Handing messages over is outbox.ts.
  */
 import type { AlertChannel, Db } from '@leasehold/queue'
 import type { Incident } from './verbs.ts'
@@ -75,6 +75,12 @@ function sortOut(items: readonly Item[]): News {
   const of = (what: Item['what']): Incident[] =>
     items.filter((item) => item.what === what).map((item) => item.incident)
   return { opened: of('opened'), resolved: of('resolved'), reminders: of('reminder') }
+}
+
+/** Why nobody can be told, in words; null: whoever has to be told can be, or nobody has to. */
+export async function whyUntold(tx: Db): Promise<string | null> {
+  const { rows } = await tx.query<{ why: string | null }>('select leasehold.why_untold() as why')
+  return rows[0]?.why ?? null
 }
 
 /** Puts a message into the outbox and marks its news as told. Answers its id. */

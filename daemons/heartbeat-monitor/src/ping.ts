@@ -1,8 +1,9 @@
 /**
  * The dead-man's switch: somebody outside is told that this monitor looks, and raises the alarm when that stops.
  *
- * Invariant: it is asked only after a look that succeeded and told whom it had to tell, never waits in the way of the next one, and has at most one
- * request on its way. The address is a secret (who knows it can keep the alarm quiet) and is never logged.
+ * Invariant: it is asked only after a look that succeeded and while whoever has to be told can be (why_untold), never waits
+ * in the way of the next look, and has at most one request on its way. The address is a secret (who knows it can keep the
+ * alarm quiet) and is never logged.
  */
 import { describeError } from '@leasehold/queue'
 import { exchange } from './channels/http-exchange.ts'

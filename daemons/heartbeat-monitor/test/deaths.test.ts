@@ -6,6 +6,8 @@ import { type TestDatabase, createTestDatabase } from '../../../test/harness/dat
 import { MailServer } from './mail-server.ts'
 import { alerts, beat, claim, stage, stateOf, submit, ttlMs, watch, work } from './watching.ts'
 
+const hour = 3_600_000
+
 let mail: MailServer
 beforeAll(async () => {
   mail = await new MailServer().start()
@@ -135,6 +137,30 @@ test('a worker that a runner released is told by the next look', async () => {
   await monitor.tick()
 
   expect((await mail.mail(1)).text).toContain(`held         task ${task}`)
+})
+
+test('what died while nobody looked for a weekend is told by the first look after it, and once', async () => {
+  const monitor = await watch(db, mail)
+  const dies = async (slot: string): Promise<string> => {
+    const worker = await work(db, slot, ['company_research'])
+    await db.advance(ttlMs + 1)
+    await db.pool.query('select leasehold.release_dead_workers()')
+    return worker
+  }
+  const worker = await dies('company_research@1')
+  await db.advance(60 * hour)
+  expect((await monitor.tick()).opened).toMatchObject([{ kind: 'worker_dead', subject: worker }])
+  expect((await mail.mail(1)).text).toContain('DEAD  company_research@1')
+  await monitor.lines.wait('alert.sent')
+
+  // As retention leaves it: the worker's row outlives its incident.
+  await db.pool.query('delete from leasehold.incidents')
+  await db.advance(25 * hour)
+  expect((await monitor.tick()).opened).toEqual([])
+
+  await dies('company_research@2')
+  await db.advance(8 * 24 * hour)
+  expect((await monitor.tick()).opened).toEqual([])
 })
 
 test('a worker that crashed and whose slot was started again is told as such', async () => {

@@ -133,9 +133,10 @@ test('an alert whose job died with its process is found by the next look, and a 
   await monitor.tick()
   const original = await mail.mail(1)
   await monitor.lines.wait('alert.sent')
-  // As a process leaves it that died after the server took the mail: claimed, unsent, and no job.
+  // As a process leaves it that died after the server took the mail: being handed over, unsent, and no job.
   await db.pool.query(
-    "update leasehold.alerts set sent_at = null, claimed_until = leasehold.clock() + interval '1 minute'",
+    `update leasehold.alerts set sent_at = null, handing_over_at = leasehold.clock(),
+      claimed_until = leasehold.clock() + interval '1 minute'`,
   )
   await monitor.tick()
   expect(mail.mails).toHaveLength(1)

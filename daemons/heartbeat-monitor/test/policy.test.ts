@@ -173,6 +173,53 @@ test('in quiet hours only what may pass is told, the rest waits as one message',
   expect(await tell()).toMatchObject([{ purpose: 'alert', subjects: ['waits-1', 'waits-2'] }])
 })
 
+test('what could not be sent before quiet hours waits for their end, and is asked about every minute', async () => {
+  await begin('2027-03-01 21:50Z', { quiet: { from: '22:00', until: '07:00' } })
+  await open('workers_missing', 's')
+  await tellings(db, { held: true })
+  const facts = async () => {
+    const { rows } = await db.pool.query(
+      `select (extract(epoch from leasehold.channel_rests('email')))::int as rests,
+        array(select leasehold.overdue_channels('30 seconds')) as overdue`,
+    )
+    return rows[0] as { rests: number | null; overdue: string[] }
+  }
+  expect((await facts()).rests).toBeNull()
+  for (const moment of ['2027-03-01 22:00Z', '2027-03-02 03:00Z', '2027-03-02 06:59Z']) {
+    await until(db, moment)
+    expect(await handOver(db.pool, ['email']), moment).toBe(0)
+    expect(await facts()).toEqual({ rests: 60, overdue: [] })
+  }
+  await until(db, '2027-03-02 07:00Z')
+  expect(await handOver(db.pool, ['email'])).toBe(1)
+})
+
+test('what may pass quiet hours takes along what has waited since before, as one message', async () => {
+  await begin('2027-03-01 21:50Z', { perDay: 1, reserve: 0, quiet: { from: '22:00', until: '07:00' } })
+  await open('workers_missing', 'waits')
+  await tellings(db, { held: true })
+  await until(db, '2027-03-01 23:00Z')
+  expect(await handOver(db.pool, ['email'])).toBe(0)
+  await open('stage_without_worker', 'urgent')
+  expect(await tellings(db, { held: true })).toMatchObject([{ subjects: ['urgent'] }])
+  expect(await handOver(db.pool, ['email'])).toBe(2)
+  const { rows } = await db.pool.query('select count(distinct transmission)::int as n from leasehold.alerts')
+  expect(rows).toEqual([{ n: 1 }])
+})
+
+test('a digest that is late waits for the end of quiet hours, and at night only for what may pass', async () => {
+  await begin('2027-03-01 09:00Z', { perDay: 5, quiet: { from: '22:00', until: '07:00' } })
+  await open('tasks_failing', 'd')
+  expect(await tell()).toEqual([])
+  // Nobody looks in the morning.
+  await until(db, '2027-03-02 23:00Z')
+  expect(await tell()).toEqual([])
+  await open('stage_without_worker', 'urgent')
+  expect(await tell()).toMatchObject([{ purpose: 'alert', subjects: ['urgent'] }])
+  await until(db, '2027-03-03 07:00Z')
+  expect(await tell()).toMatchObject([{ purpose: 'digest', subjects: ['d'] }])
+})
+
 test('a zone that this server has lost does not stop anybody from being told', async () => {
   await begin('2027-03-01 09:00Z')
   await db.pool.query(`alter table leasehold.alert_policy disable trigger alert_zone_is_known;

@@ -1,6 +1,6 @@
 /**
- * Storms over several days by the movable clock: whatever happens, no channel gets more than its cap, and nothing that
- * should be told is forgotten.
+ * Storms over several days by the movable clock: whatever happens, no channel gets more than its cap, nothing goes out in
+ * quiet hours that may not, and nothing that should be told is forgotten.
  *
  * Randomness is seeded and the seed is printed with a failure. Hand-overs fail for hours at a time, as a mail server does
  * that is down for a day.
@@ -118,10 +118,14 @@ test.each([1, 2].map((n) => [n * 7_919]))(
       )
       expect(forgotten).toEqual([])
 
+      // A message that is on its way when quiet hours begin may arrive in them: a minute and a bit.
       const { rows: noisy } = await db.pool.query(
-        `select n.id from leasehold.alert_news n join leasehold.alerts a on a.id = n.alert_id
-        join leasehold.incidents i on i.id = n.incident_id cross join lateral leasehold.alert_rule(i.kind) r
-        where a.purpose = 'alert' and leasehold.is_quiet(a.created_at) and not r.through_quiet`,
+        `select t.transmission from (
+          select a.transmission, min(a.sent_at) as at, array_agg(a.id) as ids from leasehold.alerts a
+          where a.sent_at is not null group by 1) t
+        where leasehold.is_quiet(t.at) and leasehold.is_quiet(t.at - interval '2 minutes')
+          and not exists (select from leasehold.alert_news n join leasehold.incidents i on i.id = n.incident_id
+            cross join lateral leasehold.alert_rule(i.kind) r where n.alert_id = any (t.ids) and r.through_quiet)`,
       )
       expect(noisy).toEqual([])
     } finally {

@@ -1,19 +1,15 @@
 /**
- * What must not go wrong between an incident and a person: tries that nobody answered, channels that nobody serves, words
- * that fail, recoveries that are none, and two sessions that need the same rows.
+ * What must not go wrong between an incident and a person: channels that nobody serves, words that fail, recoveries that
+ * are none, and two sessions that need the same rows. Tries that nobody answered are doubts.test.ts.
  */
-import { createServer } from 'node:http'
-import { once } from 'node:events'
 import { putAlertPolicy, registerDuties } from '@leasehold/queue'
 import { beforeEach, expect, test } from 'vitest'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
-import { listenOnLoopback } from '../../../test/harness/loopback.ts'
 import { MailServer } from './mail-server.ts'
 import { handOver, tellings } from './telling.ts'
 import { alerts, watch } from './watching.ts'
 
 const minute = 60_000
-const day = 24 * 60 * minute
 
 let db: TestDatabase
 let mail: MailServer
@@ -53,74 +49,17 @@ async function claim(): Promise<string | undefined> {
   return rows[0]?.transmission
 }
 
-test('a server that takes mail and hangs up without a word gets no more than the cap', async () => {
-  mail.manner = 'swallows'
-  await putAlertPolicy(db.pool, { perDay: 3, gapMs: 0 })
-  const monitor = await watch(db, mail, { policy: 'as it is' })
-  await open('backlog_old', 'a')
-  await monitor.tick()
-  await monitor.lines.wait('alert.failed', 3)
-  // Nothing is due any more, and looks do not ask for it: the day's cap is used up.
-  await db.advance(10 * minute)
-  await monitor.tick()
-  expect((await db.pool.query(`select leasehold.overdue_channels('0') as channel`)).rows).toEqual([])
-  expect(await claim()).toBeUndefined()
-  expect(mail.mails).toHaveLength(3)
-  expect(monitor.lines.named('alert.failed')).toMatchObject([
-    { doubtful: true },
-    { doubtful: true },
-    { doubtful: true },
-  ])
-  expect(await openIncidents('channel_down')).toEqual(['email'])
-
-  mail.manner = 'accepts'
-  await db.advance(day)
-  await monitor.tick()
-  await monitor.lines.wait('alert.sent')
-  await monitor.tick()
-  expect(await openIncidents('channel_down')).toEqual([])
-})
-
-test('a refused connection and a refused mail are no doubt and use up nothing', async () => {
-  mail.manner = 'refuses'
-  await putAlertPolicy(db.pool, { perDay: 1, gapMs: 0 })
-  const monitor = await watch(db, mail, { policy: 'as it is' })
-  await open('backlog_old', 'a')
-  await monitor.tick()
-  await monitor.lines.wait('alert.failed', 2)
-  await mail.stop()
-  await monitor.lines.wait('alert.failed', 5)
-  expect(monitor.lines.named('alert.failed').every(({ doubtful }) => doubtful === false)).toBe(true)
-  mail.manner = 'accepts'
-  await mail.start()
-  await mail.mail(1)
-})
-
-test('a webhook that hears all and never answers is a doubt', async ({ onTestFinished }) => {
-  const server = createServer((request, response) => request.resume().on('end', () => response.destroy()))
-  onTestFinished(() => void server.close())
-  const port = await listenOnLoopback(server)
-  const monitor = await watch(db, null, { webhook: { url: `http://127.0.0.1:${port}/`, secret: null } })
-  await open('backlog_old', 'a')
-  await monitor.tick()
-  await monitor.lines.wait('alert.failed')
-  expect(monitor.lines.named('alert.failed')[0]).toMatchObject({ doubtful: true })
-})
-
-test('a sender that dies over and over sends no more often than the cap', async () => {
-  await putAlertPolicy(db.pool, { perDay: 2, gapMs: 0 })
-  await open('backlog_old', 'a')
-  await tellings(db, { held: true })
-  for (const taken of [true, true, false]) {
-    expect((await claim()) !== undefined).toBe(taken)
-    await db.advance(2 * minute)
-  }
-  const { rows } = await db.pool.query('select reason from leasehold.alert_doubts')
-  expect(rows).toEqual([
-    { reason: 'its sender ended without a word' },
-    { reason: 'its sender ended without a word' },
-  ])
-})
+/** Until so many sessions wait for a lock. */
+async function lockWaits(n: number): Promise<void> {
+  await expect
+    .poll(async () => {
+      const { rows } = await db.pool.query<{ n: number }>(
+        `select count(*)::integer as n from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`,
+      )
+      return rows[0]!.n
+    })
+    .toBe(n)
+}
 
 test('a message for a channel that no monitor serves any more is an incident after five minutes', async () => {
   await look()
@@ -172,14 +111,7 @@ test('a claim waits for its channel and counts its minute from then', async () =
   await other.query('begin')
   await other.query(`select from leasehold.alert_channels where channel = 'email' for update`)
   const claiming = claim()
-  await expect
-    .poll(async () => {
-      const { rows } = await db.pool.query<{ n: number }>(
-        `select count(*)::integer as n from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`,
-      )
-      return rows[0]!.n
-    })
-    .toBe(1)
+  await lockWaits(1)
   await db.advance(10 * minute)
   await other.query('commit')
   await claiming
@@ -209,6 +141,26 @@ test('a sender whose try fails and a look that finds its channel do not wait for
   expect(await openIncidents('channel_down')).toEqual(['email'])
 })
 
+test('a look and somebody who asks for what was refused take channels in the same order', async () => {
+  // As the rows come to lie in time: what was written last is found last.
+  await db.pool.query(`update leasehold.alert_channels set per_day = 9 where channel in ('command', 'email')`)
+  const [asking, looking] = [await db.client(), await db.client()]
+  await asking.query('begin')
+  await asking.query(
+    `select from leasehold.alert_channels where channel in ('command', 'email') order by channel for update`,
+  )
+  await looking.query('begin')
+  const serving = looking.query(`select leasehold.serve_channels('{webhook,telegram,email,command}')`)
+  await lockWaits(1)
+  await asking.query('select leasehold.retry_alerts()')
+  await asking.query('commit')
+  await serving
+  await looking.query(`select * from leasehold.due_messages('1 minute')`)
+  await looking.query('commit')
+  const { rows } = await db.pool.query('select from leasehold.alert_channels where served_at is not null')
+  expect(rows).toHaveLength(4)
+})
+
 test('words that fail hold up nobody: that message is told without them, the others as always', async () => {
   await putAlertPolicy(db.pool, { perDay: 10, gapMs: 0 })
   const monitor = await watch(db, mail, { policy: 'as it is' })
@@ -223,34 +175,6 @@ test('words that fail hold up nobody: that message is told without them, the oth
   expect(text).toMatch(/open: backlog_old a \(incident \d+\)/)
   expect(text).toContain('made_up')
   expect(monitor.lines.named('telling.without_words')).toHaveLength(1)
-})
-
-test('while nobody can be told, whoever watches from outside hears nothing and is told why', async ({
-  onTestFinished,
-}) => {
-  let pings = 0
-  const server = createServer((_request, response) => {
-    pings += 1
-    response.end()
-    server.emit('pinged')
-  })
-  onTestFinished(() => void server.close())
-  const port = await listenOnLoopback(server)
-  await db.pool.query('alter function leasehold.gather_news() rename to gone')
-  const found: (string | null)[] = []
-  const monitor = await watch(db, mail, {
-    intervalMs: 100,
-    pingUrl: `http://127.0.0.1:${port}/`,
-    onTick: ({ untold }) => found.push(untold),
-  })
-  await expect.poll(() => found.length).toBeGreaterThan(2)
-  expect(found[0]).toContain('gather_news')
-  expect(pings).toBe(0)
-  const pinged = once(server, 'pinged')
-  await db.pool.query('alter function leasehold.gone() rename to gather_news')
-  await pinged
-  expect(found.at(-1)).toBeNull()
-  await monitor.stop()
 })
 
 test('neither a gap nor a restart is a recovery of a late schedule or an overdue duty', async () => {

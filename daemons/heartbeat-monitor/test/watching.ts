@@ -8,6 +8,7 @@ import { EventEmitter } from 'node:events'
 import { onTestFinished } from 'vitest'
 import type { TestDatabase } from '../../../test/harness/database.ts'
 import { type Look, type Monitor, type MonitorOptions, startMonitor } from '../src/index.ts'
+import type { Log } from '../src/log.ts'
 import type { MailServer } from './mail-server.ts'
 
 /** A worker's TTL in these tests, in milliseconds. */
@@ -34,6 +35,12 @@ export class Lines {
   }
 }
 
+/** A log that is kept. */
+export function logOf(lines: Lines): Log {
+  const write = (level: string) => (facts: object, message: string) => lines.write(level, facts, message)
+  return { info: write('info'), warn: write('warn'), error: write('error') }
+}
+
 /** Lifts every limit of the policy: what is found is told in the look that finds it. */
 export async function tellAtOnce(db: TestDatabase): Promise<void> {
   await db.pool.query(`select leasehold.set_alert_policy('{"per_day": 1000, "reserve": 0, "gap": "0"}')`)
@@ -51,7 +58,6 @@ export async function watch(
   const { policy, ...options } = given
   if (policy === undefined) await tellAtOnce(db)
   const lines = new Lines()
-  const write = (level: string) => (facts: object, message: string) => lines.write(level, facts, message)
   const first = Promise.withResolvers<Look>()
   const monitor = await startMonitor({
     connectionString: db.url,
@@ -65,7 +71,7 @@ export async function watch(
       from: 'Leasehold <alerts@shop.example>',
       to: ['ops@shop.example'],
     },
-    log: { info: write('info'), warn: write('warn'), error: write('error') },
+    log: logOf(lines),
     mailRetry: { firstMs: 20, maxMs: 50 },
     onTick: first.resolve,
     ...options,

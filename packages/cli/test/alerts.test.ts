@@ -95,6 +95,26 @@ test('the outbox is listed with tries and errors, and with what waits', async ()
   expect(listed.waiting).toMatchObject([{ channel: 'email', tell: 'digest', count: 1 }])
 })
 
+test('a test that was taken is no recovery of a channel that fails the monitor, and says so', async () => {
+  await db.pool.query(`update leasehold.alert_channels
+    set failing_since = leasehold.clock(), failures = 3, last_error = 'Invalid login' where channel = 'command'`)
+  const channels = { ...env, LEASEHOLD_ALERT_COMMAND: '["/bin/cat"]' }
+  const { code, stdout } = await leasehold(['alerts', 'test', '--channel', 'command'], channels)
+  expect([code, stdout]).toEqual([0, expect.stringMatching(/command +taken/)])
+  expect(stdout).toMatch(/The monitor itself has failed at command since .*: Invalid login\./)
+  const [result] = await leaseholdJson<unknown[]>(['alerts', 'test', '--channel', 'command'], channels)
+  expect(result).toMatchObject({
+    ok: true,
+    monitorFailsSince: expect.any(String),
+    monitorError: 'Invalid login',
+  })
+  const { rows } = await db.pool.query(
+    `select failures, last_sent_at from leasehold.alert_channels where failing_since is not null`,
+  )
+  expect(rows).toEqual([{ failures: 3, last_sent_at: null }])
+  await db.pool.query('update leasehold.alert_channels set failing_since = null, failures = 0')
+})
+
 test('a test goes out for real, and what was not taken fails the command', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'leasehold-alerts-'))
   try {

@@ -314,7 +314,10 @@ export async function retryAlerts(db: Db, channel?: AlertChannel): Promise<numbe
   return rows[0]?.n ?? 0
 }
 
-/** Keeps how a test message of a channel went: null, it was taken and the channel works; else why not. */
+/**
+ * Keeps how a test message of a channel went, by the settings of whoever sent it: null, it was taken; else why not. A
+ * channel that fails the monitor goes on failing until the monitor has sent something.
+ */
 export async function noteAlertTest(db: Db, channel: AlertChannel, error: string | null): Promise<void> {
   await db.query('select leasehold.note_alert_test($1, $2)', [channel, error])
 }

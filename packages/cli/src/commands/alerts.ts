@@ -17,6 +17,7 @@ import {
   readAlertPolicy,
   retryAlerts,
 } from '@leasehold/queue'
+import type { TestResult } from '@leasehold/daemon-heartbeat-monitor'
 import { type Command, Option } from 'commander'
 import { type Context, show, withDatabase } from '../context.ts'
 import { exitCodes } from '../exit-codes.ts'
@@ -204,13 +205,42 @@ function rulesTable(terminal: Terminal, rules: AlertPolicy['rules']): string {
   )
 }
 
+interface ChannelTest extends TestResult {
+  /** Null: the monitor's last try went well, or it has not tried. */
+  readonly monitorFailsSince: Date | null
+  readonly monitorError: string | null
+}
+
+function testText(terminal: Terminal, results: readonly ChannelTest[]): string {
+  const shown = table(
+    terminal,
+    ['CHANNEL', 'RESULT', 'TOOK', 'REMARK'],
+    results.map(({ channel, ok, remark, tookMs }): Cell[] => [
+      channel,
+      { shown: terminal.paint(ok ? 'green' : 'red', ok ? 'taken' : 'NOT TAKEN') },
+      duration(tookMs),
+      remark,
+    ]),
+  )
+  const differing = results.flatMap(({ channel, ok, monitorFailsSince: since, monitorError }) =>
+    ok && since !== null
+      ? [
+          `The monitor itself has failed at ${channel} since ${moment(since)}: ${printable(monitorError ?? 'unknown')}. This test went out by ` +
+            'the settings of this shell: compare them with its own. It tries again by itself, except for what was refused: ' +
+            'npx leasehold alerts retry',
+        ]
+      : [],
+  )
+  return [shown, ...differing].join('\n')
+}
+
 async function test(
   context: Context,
   options: { readonly channel?: AlertChannel; readonly json?: boolean },
 ): Promise<void> {
   // What it loads is the monitor's: not for every command.
   const { channelSettings, openChannels, sendTest } = await import('@leasehold/daemon-heartbeat-monitor')
-  await withDatabase(context, async ({ pool, config }) => {
+  await withDatabase(context, async ({ pool, read, config }) => {
     const configured = openChannels(channelSettings(config, context.environment))
     const wanted = configured.filter(({ name }) => options.channel === undefined || name === options.channel)
     if (wanted.length === 0) {
@@ -222,20 +252,15 @@ async function test(
       )
     }
     const { rows } = await pool.query<{ name: string }>('select current_database()::text as name')
-    const results = await sendTest(wanted, { database: rows[0]?.name ?? '?', host: hostname() })
-    for (const { channel, ok, remark } of results) await noteAlertTest(pool, channel, ok ? null : remark)
-    show(context, options.json, results, () =>
-      table(
-        context.terminal,
-        ['CHANNEL', 'RESULT', 'TOOK', 'REMARK'],
-        results.map(({ channel, ok, remark, tookMs }) => [
-          channel,
-          { shown: context.terminal.paint(ok ? 'green' : 'red', ok ? 'taken' : 'NOT TAKEN') },
-          duration(tookMs),
-          remark,
-        ]),
-      ),
-    )
+    const sent = await sendTest(wanted, { database: rows[0]?.name ?? '?', host: hostname() })
+    for (const { channel, ok, remark } of sent) await noteAlertTest(pool, channel, ok ? null : remark)
+    const { channels } = await read((tx) => readAlertPolicy(tx))
+    const results = sent.map((result) => {
+      const { failingSince, lastError } = channels[result.channel]
+      const monitorError = failingSince === null ? null : lastError
+      return { ...result, monitorFailsSince: failingSince, monitorError }
+    })
+    show(context, options.json, results, () => testText(context.terminal, results))
     if (results.some(({ ok }) => !ok)) context.exitCode = exitCodes.failed
   })
 }

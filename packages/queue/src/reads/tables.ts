@@ -55,6 +55,7 @@ export interface Alerts {
   channel: Generated<string>
   claimed_until: Timestamp | null
   created_at: Generated<Timestamp>
+  handing_over_at: Timestamp | null
   id: Generated<Int8>
   incident_ids: Int8[]
   last_error: string | null

@@ -104,6 +104,7 @@ grant insert (cron), update (cron) on table leasehold.schedules to leasehold_ope
 grant insert (depends_on) on table leasehold.tasks to leasehold_submitter;
 grant insert (enabled), update (enabled) on table leasehold.schedules to leasehold_operator;
 grant insert (every), update (every) on table leasehold.schedules to leasehold_operator;
+grant insert (fired_by), update (fired_by) on table leasehold.schedules to leasehold_operator;
 grant insert (jitter), update (jitter) on table leasehold.schedules to leasehold_operator;
 grant insert (key) on table leasehold.tasks to leasehold_submitter;
 grant insert (key), update (key) on table leasehold.schedules to leasehold_operator;

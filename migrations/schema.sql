@@ -401,12 +401,15 @@ create table leasehold.schedules (
   planned_at timestamp with time zone,
   problem text,
   problem_at timestamp with time zone,
+  fired_by text default 'scheduler'::text not null,
+  held_since timestamp with time zone,
   constraint schedules_pkey PRIMARY KEY (name),
   constraint schedule_anchor_is_a_whole_second CHECK (((anchor > '-infinity'::timestamp with time zone) AND (anchor < 'infinity'::timestamp with time zone) AND ((EXTRACT(epoch FROM anchor) % (1)::numeric) = (0)::numeric))),
   constraint schedule_catch_up_is_known CHECK ((catch_up = ANY (ARRAY['skip'::text, 'one'::text, 'all'::text]))),
   constraint schedule_cron_has_five_fields CHECK (((cron ~ '^\s*(@[A-Za-z]+|[-0-9A-Za-z*,/#?+]+(\s+[-0-9A-Za-z*,/#?+]+){4})\s*$'::text) AND (length(cron) <= 500))),
   constraint schedule_every_is_1_s_to_366_days CHECK (((every >= '00:00:01'::interval) AND (every <= '366 days'::interval))),
   constraint schedule_every_is_whole_seconds_without_months CHECK (((EXTRACT(month FROM every) = (0)::numeric) AND (EXTRACT(year FROM every) = (0)::numeric) AND ((EXTRACT(epoch FROM every) % (1)::numeric) = (0)::numeric))),
+  constraint schedule_fired_by_is_known CHECK ((fired_by = ANY (ARRAY['scheduler'::text, 'timer'::text]))),
   constraint schedule_has_cron_or_every CHECK (((cron IS NULL) <> (every IS NULL))),
   constraint schedule_jitter_is_up_to_a_day CHECK ((((jitter >= '00:00:00'::interval) AND (jitter <= '1 day'::interval)) AND (EXTRACT(month FROM jitter) = (0)::numeric))),
   constraint schedule_key_is_1_to_200_characters CHECK (((length(key) >= 1) AND (length(key) <= 200))),
@@ -853,7 +856,8 @@ create view leasehold.schedule_health as
             WHEN (NOT s.enabled) THEN 'disabled'::text
             WHEN (s.problem IS NOT NULL) THEN 'broken'::text
             WHEN (s.next_at < (leasehold.clock() - '00:02:00'::interval)) THEN 'late'::text
-            WHEN ((s.next_slot IS NULL) AND (s.since < (leasehold.clock() - '00:02:00'::interval))) THEN 'late'::text
+            WHEN (s.held_since < (leasehold.clock() - '00:02:00'::interval)) THEN 'late'::text
+            WHEN ((s.next_slot IS NULL) AND (s.fired_by = 'scheduler'::text) AND (s.since < (leasehold.clock() - '00:02:00'::interval))) THEN 'late'::text
             WHEN (s.next_slot IS NULL) THEN 'not planned yet'::text
             WHEN (f.reason = 'unknown_stage'::text) THEN 'skipped'::text
             WHEN (leasehold.final_outcome(f.task_id) = 'dead'::text) THEN 'failed'::text
@@ -884,7 +888,8 @@ create view leasehold.schedule_health as
         END AS last_task_state,
     s.problem,
     s.created_at,
-    s.updated_at
+    s.updated_at,
+    s.fired_by
    FROM (leasehold.schedules s
      LEFT JOIN LATERAL ( SELECT x.slot,
             x.last_slot,
@@ -1305,11 +1310,18 @@ begin
 
   update leasehold.schedules s set
     next_slot = case when s.enabled then to_timestamp(p.next / 1000.0) end,
-    next_at = case when s.enabled and p.problem is null
-      then leasehold.schedule_due(s.name, to_timestamp(p.next / 1000.0), s.jitter)
+    next_at = case
+      when p.held is not null then v_now + interval '15 seconds'
+      when s.enabled and p.problem is null then leasehold.schedule_due(s.name, to_timestamp(p.next / 1000.0), s.jitter)
       else v_now + interval '1 minute' end,
-    planned_at = v_now, problem = left(p.problem, 1000), problem_at = case when p.problem is not null then v_now end
-  from jsonb_to_recordset(p_plans) as p(name text, next bigint, problem text)
+    planned_at = v_now,
+    held_since = case when p.held is not null then coalesce(leasehold.believed(s.held_since, v_now), v_now) end,
+    problem = left(x.problem, 1000), problem_at = case when x.problem is not null then v_now end
+  from jsonb_to_recordset(p_plans) as p(name text, next bigint, problem text, held text)
+  cross join lateral (
+    select case when p.held is null then p.problem
+      when (select leasehold.believed(y.held_since, v_now) from leasehold.schedules y where y.name = p.name)
+        <= v_now - interval '5 minutes' then p.held end as problem) x
   where s.name = p.name and p.name = any (v_held);
 
   return query
@@ -3231,7 +3243,11 @@ AS $function$
     select i.subject from leasehold.incidents i where i.kind = 'schedule_missed' and i.resolved_at is null
   ), enabled as (
     select s.*, f.outcome, f.reason, f.slot, f.recorded_by,
-      coalesce(s.next_at, s.since) < leasehold.clock() - interval '5 minutes' as late
+      case
+        when s.next_slot is not null then s.next_at < leasehold.clock() - interval '5 minutes'
+        when s.fired_by = 'timer' then s.since < leasehold.clock() - interval '25 hours'
+        else s.since < leasehold.clock() - interval '5 minutes'
+      end as late
     from leasehold.schedules s
     left join lateral (
       select x.outcome, x.reason, x.slot, x.recorded_by from leasehold.schedule_firings x
@@ -3239,7 +3255,7 @@ AS $function$
     where s.enabled
   ), orphaned as (
     select e.* from enabled e
-    where not coalesce((select live from scheduler), false) and e.recorded_by is distinct from 'command'
+    where not coalesce((select live from scheduler), false) and e.fired_by = 'scheduler' and e.recorded_by is distinct from 'command'
   )
   select 'schedule_missed', 'scheduler',
     'no scheduler is running: ' || count(*) || case when count(*) = 1 then ' schedule waits' else ' schedules wait' end,
@@ -3252,14 +3268,19 @@ AS $function$
   select 'schedule_missed', e.name, x.summary,
     jsonb_build_object('problem', x.problem, 'schedule', e.name, 'stage', e.stage, 'slot', coalesce(e.next_slot, e.slot),
       'due_at', e.next_at, 'late_s', case when e.late then round(extract(epoch from leasehold.clock() - coalesce(e.next_at, e.since))::numeric, 1) end,
-      'reason', e.problem)
+      'reason', coalesce(e.problem, case when x.problem = 'unplanned' then
+        'leasehold apply computes it; for a schedule that no manifest keeps: leasehold schedules disable ' || e.name || ', then enable' end))
   from enabled e
   cross join lateral (
     select 'cannot_fire' as problem, 'schedule ' || e.name || ' cannot fire: ' || left(e.problem, 300) as summary
     where e.problem is not null
     union all
-    select 'late', 'schedule ' || e.name || ' should have fired at '
-      || to_char(coalesce(e.next_at, e.since) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"') || ' and did not'
+    select case when e.next_slot is null then 'unplanned' else 'late' end,
+      case when e.next_slot is null
+        then 'nobody has computed when schedule ' || e.name || ' fires next, since it was changed at '
+          || to_char(e.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"')
+        else 'schedule ' || e.name || ' should have fired at '
+          || to_char(e.next_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"') || ' and did not' end
     where e.problem is null and e.late and (e.name in (select subject from open)
       or ((select yes from settled) and not exists (select from orphaned o where o.name = e.name)))
     union all
@@ -4561,6 +4582,7 @@ begin
   if tg_op = 'INSERT' then
     new.created_at := v_now; new.since := v_now; new.revision := 1;
     new.next_slot := null; new.next_at := null; new.planned_at := null; new.problem := null; new.problem_at := null;
+    new.held_since := null;
     return new;
   end if;
   if new.name <> old.name then
@@ -4583,7 +4605,7 @@ begin
       on conflict on constraint slot_once_per_schedule do nothing;
     end if;
     new.since := v_now; new.next_slot := null; new.next_at := null; new.planned_at := null;
-    new.problem := null; new.problem_at := null;
+    new.problem := null; new.problem_at := null; new.held_since := null;
     new.revision := old.revision + 1;
   elsif new.catch_up <> old.catch_up then
     new.revision := old.revision + 1;
@@ -5229,7 +5251,8 @@ begin
     select x.ctid from leasehold.schedule_firings x
     where x.recorded_at < (select leasehold.clock() - greatest(p_keep, interval '31 days'))
       -- One step in the index for each; as a join it would compare all rows of a schedule with each other.
-      and x.slot < (select n.slot from leasehold.schedule_firings n where n.schedule = x.schedule order by n.slot desc limit 1)
+      and (x.slot < (select n.slot from leasehold.schedule_firings n where n.schedule = x.schedule order by n.slot desc limit 1)
+        or not exists (select from leasehold.schedules s where s.name = x.schedule))
     order by x.recorded_at limit p_limit));
   get diagnostics v_removed = row_count;
   return v_removed;
@@ -5475,6 +5498,7 @@ grant insert (cron), update (cron) on table leasehold.schedules to leasehold_ope
 grant insert (depends_on) on table leasehold.tasks to leasehold_submitter;
 grant insert (enabled), update (enabled) on table leasehold.schedules to leasehold_operator;
 grant insert (every), update (every) on table leasehold.schedules to leasehold_operator;
+grant insert (fired_by), update (fired_by) on table leasehold.schedules to leasehold_operator;
 grant insert (jitter), update (jitter) on table leasehold.schedules to leasehold_operator;
 grant insert (key) on table leasehold.tasks to leasehold_submitter;
 grant insert (key), update (key) on table leasehold.schedules to leasehold_operator;

@@ -4,4 +4,4 @@
  * Daemons are not imported by one another; tests, the CLI and main.ts import from here.
  */
 export { type Log, type Scheduler, type SchedulerOptions, startScheduler } from './scheduler.ts'
-export { type Turn, tick } from './tick.ts'
+export { type Turn, type Unfired, tick } from './tick.ts'

@@ -115,7 +115,7 @@ class RunningScheduler implements Scheduler {
     }
   }
 
-  private tell({ carried, problems }: Turn): void {
+  private tell({ carried, problems, held }: Turn): void {
     const { log } = this.options
     const recorded = carried.flatMap((one) => one.recorded)
     const fired = recorded.filter(({ outcome }) => outcome === 'fired')
@@ -128,6 +128,8 @@ class RunningScheduler implements Scheduler {
       log.info({ event: 'schedules.fired', fired: fired.length, first: named(fired) }, 'schedules fired')
     if (skipped.length > 0)
       log.warn({ event: 'schedules.skipped', rows: skipped.length, first: named(skipped) }, 'slots skipped')
+    for (const { schedule, problem } of held.slice(0, namesInLog))
+      log.warn({ event: 'schedule.held', schedule, reason: problem }, 'schedule put off')
     for (const { schedule, problem } of problems.slice(0, namesInLog))
       log.error({ event: 'schedule.problem', schedule, problem }, 'schedule cannot fire')
   }

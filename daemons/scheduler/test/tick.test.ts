@@ -127,14 +127,52 @@ test('a key that an open transaction has taken holds up its own schedule only', 
   const submitter = await db.client()
   await submitter.query("begin; insert into leasehold.tasks (stage, key) values ('work', 'k')")
   await toNextHour(1_000)
+  expect(await tick(db.pool, scheduler)).toMatchObject({
+    problems: [],
+    held: [{ schedule: 'held', problem: expect.stringContaining('another transaction holds') }],
+  })
   await settle()
   const outcomes = async (schedule: string): Promise<string[]> =>
     (await listFirings(db.pool, { schedule })).map(({ outcome }) => outcome)
   expect([await outcomes('free'), await outcomes('held')]).toEqual([['fired'], []])
+  const problem = async (): Promise<string | null> =>
+    (await listSchedules(db.pool, { name: 'held' }))[0]!.problem
+  expect(await problem()).toBeNull()
+  // A lock passes, so it is a problem only when it has not after five minutes.
+  await db.advance(4 * 60_000)
+  await settle()
+  expect(await problem()).toBeNull()
+  await db.advance(2 * 60_000)
+  await settle()
+  expect(await problem()).toContain('another transaction holds')
   await submitter.query('rollback')
   await db.advance(70_000) // set aside for a minute
   await settle()
-  expect(await outcomes('held')).toEqual(['fired'])
+  expect([await outcomes('held'), await problem()]).toEqual([['fired'], null])
+})
+
+test('a turn ends in its time however many schedules are held, and each turn gets to others', async () => {
+  await toNextHour(1_000)
+  const names = ['a', 'b', 'c']
+  for (const name of names) await hourly(name, { key: name })
+  await settle()
+  const submitter = await db.client()
+  await submitter.query('begin')
+  for (const name of names.slice(0, 2))
+    await submitter.query("insert into leasehold.tasks (stage, key) values ('work', $1)", [name])
+  await toNextHour(1_000)
+  const turns = []
+  for (let due = 1; due > 0;) {
+    const turn = await tick(db.pool, scheduler, 0) // no time at all: one of them in each turn
+    due = turn.due
+    turns.push([turn.due, turn.held.length + turn.carried.flatMap((one) => one.recorded).length])
+  }
+  expect(turns).toEqual([[3, 1], [2, 1], [1, 1], [0, 0]]) // prettier-ignore
+  expect(await listFirings(db.pool)).toMatchObject([{ schedule: 'c', outcome: 'fired' }])
+  await submitter.query('rollback')
+  await db.advance(16_000)
+  await settle()
+  expect((await listFirings(db.pool)).map(({ schedule }) => schedule).toSorted()).toEqual(names)
 })
 
 test('a schedule whose task the database refuses is set aside with the reason; its neighbours fire', async () => {
@@ -224,4 +262,37 @@ test('only a slot can be fired: not the future, not a moment between', async () 
     /is no slot of 'report'; those around it/,
   )
   await expect(fireSchedule(db.pool, 'report', new Date(hour - 40 * 24 * hourMs))).rejects.toThrow(/30 days/)
+})
+
+test('a timer that comes before the slot by the database’s clock waits for it, and one that comes after it does not', async () => {
+  await hourly('report')
+  await settle()
+  await toNextHour(1_000)
+  await settle()
+  const waited: Date[] = []
+  const fire = () => fireSchedule(db.pool, 'report', 'now', (slot) => waited.push(slot))
+  expect(await fire()).toMatchObject({ result: 'before' })
+  expect(waited).toEqual([])
+  const hour = new Date(await toNextHour(-2_000))
+  expect(await fire()).toMatchObject({ result: 'fired', slot: hour })
+  expect(new Set(waited.map(Number))).toEqual(new Set([hour.getTime()]))
+  // Of a slot each minute the one that has just passed is meant, though the next one is not far.
+  waited.length = 0
+  await putSchedule(db.pool, { name: 'often', stage: 'work', everyMs: 60_000, owner: 'sql' })
+  await settle()
+  await toNextHour(10_000)
+  await settle()
+  expect(await fireSchedule(db.pool, 'often', 'now', (slot) => waited.push(slot))).toMatchObject({
+    result: 'before',
+  })
+  expect(waited).toEqual([])
+})
+
+test('extra firings that ask in the same moment are one task each', async () => {
+  await hourly('report')
+  await db.pool.query(`create or replace function leasehold.clock() returns timestamptz
+    language sql volatile as $$ select pg_catalog.to_timestamp(floor(extract(epoch from clock_timestamp()) * 5) / 5) $$`)
+  const answers = await Promise.all([1, 2, 3].map(() => fireSchedule(db.pool, 'report', 'extra')))
+  expect(new Set(answers.map((answer) => answer!.taskId)).size).toBe(3)
+  expect(answers).toMatchObject([1, 2, 3].map(() => ({ result: 'fired', reason: 'extra' })))
 })

@@ -50,6 +50,10 @@ const advice: Readonly<Record<string, { hint: string; exitCode: ExitCode }>> = {
   },
   DEPENDENCY: { hint: 'look the parent up: npx leasehold show ID', exitCode: exitCodes.failed },
   TASK_HELD_BACK: { hint: 'what holds it: npx leasehold why ID', exitCode: exitCodes.nothingDone },
+  SCHEDULE_BUSY: {
+    hint: "run it again; who holds it: select pid, xact_start, application_name, query from pg_stat_activity where state <> 'idle' order by xact_start",
+    exitCode: exitCodes.failed,
+  },
   SCHEMA_VERSION: { hint: 'compare in detail: npx leasehold doctor', exitCode: exitCodes.failed },
   DIRECTORY_INVALID: {
     hint: 'name a CSV file with a header line: npx leasehold start --source FILE',

@@ -162,3 +162,23 @@ test('a manifest with mistakes is refused before a database is looked for', asyn
   expect(code).toBe(2)
   expect(stderr).toContain('stages.x: needs a command')
 })
+
+test('without schedulers its schedules are for timers, and their next slots are known at once and after an edit by SQL', async () => {
+  const mine = {
+    stages: { blog: { command: 'true' } },
+    schedules: { mine: { stage: 'blog', cron: '0 6 * * *' } },
+  }
+  const first = await run(write({ ...mine, schedulers: 0 }))
+  expect(first.stdout).toContain('fired by: scheduler → timer')
+  const known = async () => (await listSchedules(db.pool, { name: 'mine' }))[0]!
+  expect(await known()).toMatchObject({ firedBy: 'timer', nextSlot: expect.any(Date), status: 'ok' })
+  await db.pool.query("update leasehold.schedules set zone = 'Asia/Tokyo' where name = 'mine'")
+  await db.pool.query("update leasehold.schedules set zone = 'UTC' where name = 'mine'")
+  expect(await known()).toMatchObject({ nextSlot: null })
+  const again = await run(write({ ...mine, schedulers: 0 }))
+  expect(again.stdout).toContain('nothing to do')
+  expect((await known()).nextSlot?.toISOString()).toMatch(/T06:00:00.000Z$/)
+  const dry = await run(write(mine), '--dry-run')
+  expect(dry.stdout).toContain('fired by: timer → scheduler')
+  expect(await known()).toMatchObject({ firedBy: 'timer' })
+})

@@ -97,3 +97,28 @@ test('what a systemd timer calls makes up for each missed slot where the schedul
   const history = await leaseholdJson<{ outcome: string }[]>(['schedules', 'history', 'each'], env)
   expect(history.map(({ outcome }) => outcome)).toEqual(['fired', 'fired', 'fired'])
 })
+
+test('an edit here computes the next slot, and where timers fire nobody asks for a scheduler', async () => {
+  await db.pool.query('delete from leasehold.schedules')
+  const add = ['schedules', 'add', 'timed', '--stage', 'work', '--cron', '0 6 * * *', '--fired-by', 'timer']
+  expect((await leasehold(add, env)).code).toBe(0)
+  const known = async () => (await listSchedules(db.pool, { name: 'timed' }))[0]!
+  expect(await known()).toMatchObject({ firedBy: 'timer', nextSlot: expect.any(Date) })
+  await leasehold(['schedules', 'disable', 'timed'], env)
+  expect(await known()).toMatchObject({ nextSlot: null })
+  await leasehold(['schedules', 'enable', 'timed'], env)
+  expect(await known()).toMatchObject({ nextSlot: expect.any(Date) })
+  const { stdout } = await leasehold(['schedules'], env)
+  expect(stdout).toContain('0 schedulers live; timers are to fire 1')
+  const { code, stderr } = await leasehold(['schedules', 'next', '--cron', '0 0 */2 * MON'], {})
+  expect([code, stderr]).toEqual([2, expect.stringContaining("write '0 0 1-31/2 * MON' for either")])
+})
+
+test('a schedule that a transaction holds is exit code 1, so that a systemd timer tries again', async () => {
+  await putSchedule(db.pool, { name: 'locked', stage: 'work', everyMs: 86_400_000, owner: 'sql' })
+  const editor = await db.client()
+  await editor.query("begin; update leasehold.schedules set payload = '[]' where name = 'locked'")
+  const { code, stderr } = await leasehold(['schedules', 'fire', 'locked'], env)
+  await editor.query('rollback')
+  expect([code, stderr]).toEqual([1, expect.stringMatching(/is held by a transaction[^]*pg_stat_activity/)])
+})

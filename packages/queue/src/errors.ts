@@ -130,6 +130,20 @@ export class ValueRefusedError extends LeaseholdError {
   }
 }
 
+/** Another session held a schedule for as long as was waited for; nothing was fired, and trying again later will do. */
+export class ScheduleBusyError extends LeaseholdError {
+  readonly schedule: string
+
+  constructor(schedule: string, options?: ErrorOptions) {
+    super(
+      'SCHEDULE_BUSY',
+      `Schedule '${schedule}' is held by a transaction that has not ended; nothing was fired. Fire it again when that has ended.`,
+      options,
+    )
+    this.schedule = schedule
+  }
+}
+
 /** No task has this id, or retention has dropped it. */
 export class TaskNotFoundError extends LeaseholdError {
   readonly taskId: string

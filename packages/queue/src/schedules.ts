@@ -1,7 +1,7 @@
 /**
  * Schedules: put, remove, switch; and the two statements by which schedulers plan and fire.
  *
- * Invariant: a slot fires exactly once or leaves a recorded skip; the database keeps that (0012), whoever calls.
+ * Invariant: a slot fires exactly once or leaves a recorded skip; the database keeps that (0012, 0022), whoever calls.
  * Which moments a timing names is @leasehold/schedules, which also fires by hand; lists are reads/schedules.ts. Timings are
  * not parsed here: parse them first (parseTiming), or a scheduler will report them as a problem of the schedule.
  */
@@ -33,6 +33,8 @@ export interface ScheduleInput {
   readonly catchUp?: 'skip' | 'one' | 'all'
   readonly jitterMs?: number
   readonly enabled?: boolean
+  /** Who is to fire it, for the monitor: without a scheduler nothing is wrong with those of a timer. Default `scheduler`. */
+  readonly firedBy?: 'scheduler' | 'timer'
   readonly owner: ScheduleOwner
 }
 
@@ -49,15 +51,17 @@ export async function putSchedule(
   const { rows } = await translating(() =>
     db.query<{ created: boolean }>(
       `insert into leasehold.schedules as s
-        (name, stage, cron, every, anchor, zone, payload, priority, key, catch_up, jitter, enabled, owner)
+        (name, stage, cron, every, anchor, zone, payload, priority, key, catch_up, jitter, enabled, owner, fired_by)
       values ($1, $2, $3, $4::float8 * interval '1 millisecond', $5, $6, $7, $8, $9, $10,
-        $11::float8 * interval '1 millisecond', $12, $13)
-      on conflict (name) do update set (stage, cron, every, anchor, zone, payload, priority, key, catch_up, jitter, enabled, owner)
+        $11::float8 * interval '1 millisecond', $12, $13, $14)
+      on conflict (name) do update
+      set (stage, cron, every, anchor, zone, payload, priority, key, catch_up, jitter, enabled, owner, fired_by)
         = (excluded.stage, excluded.cron, excluded.every, excluded.anchor, excluded.zone, excluded.payload, excluded.priority,
-           excluded.key, excluded.catch_up, excluded.jitter, excluded.enabled, excluded.owner)
-      where (s.stage, s.cron, s.every, s.anchor, s.zone, s.payload, s.priority, s.key, s.catch_up, s.jitter, s.enabled, s.owner)
+           excluded.key, excluded.catch_up, excluded.jitter, excluded.enabled, excluded.owner, excluded.fired_by)
+      where (s.stage, s.cron, s.every, s.anchor, s.zone, s.payload, s.priority, s.key, s.catch_up, s.jitter, s.enabled, s.owner,
+          s.fired_by)
         is distinct from (excluded.stage, excluded.cron, excluded.every, excluded.anchor, excluded.zone, excluded.payload,
-           excluded.priority, excluded.key, excluded.catch_up, excluded.jitter, excluded.enabled, excluded.owner)
+           excluded.priority, excluded.key, excluded.catch_up, excluded.jitter, excluded.enabled, excluded.owner, excluded.fired_by)
       returning s.xmax = 0 as created`,
       [
         schedule.name,
@@ -73,6 +77,7 @@ export async function putSchedule(
         schedule.jitterMs ?? 0,
         schedule.enabled ?? true,
         schedule.owner,
+        schedule.firedBy ?? 'scheduler',
       ],
     ),
   )
@@ -188,6 +193,8 @@ export interface SchedulePlan {
   readonly next: number | null
   /** Why it cannot fire. */
   readonly problem?: string
+  /** Who holds what its firing needs: it is put off by 15 s, and after five minutes of that this is its problem. */
+  readonly held?: string
   /** The firing lies outside of its slots. */
   readonly extra?: boolean
 }

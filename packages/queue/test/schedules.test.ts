@@ -352,3 +352,52 @@ test('the command waits for nobody: a schedule that somebody edits is passed ove
   await editor.query('rollback')
   expect(await advanceSchedules(database.pool, [plan], { scheduler: scheduler.id })).toHaveLength(1)
 })
+
+test('where timers fire, no scheduler is missed: a slot that passes unfired is, and one that nobody has computed after a day', async () => {
+  await database.pool.query('delete from leasehold.schedules')
+  const { pool } = database
+  await pool.query('update leasehold.schedulers set stopped_at = leasehold.clock()')
+  const told = async () => {
+    const { rows } = await pool.query(
+      "select subject, details ->> 'problem' as problem, summary from leasehold.late_schedules() order by subject",
+    )
+    return rows.map(({ subject, problem }) => `${subject}: ${problem}`)
+  }
+  const timed = { stage, everyMs: 86_400_000, owner: 'manifest', firedBy: 'timer' } as const
+  await putSchedule(pool, { name: 'by_timer', ...timed })
+  await database.advance(10 * 60_000)
+  expect(await told()).toEqual([])
+  expect((await listSchedules(pool, { name: 'by_timer' }))[0]).toMatchObject({
+    firedBy: 'timer',
+    status: 'not planned yet',
+  })
+  await database.advance(25 * 3_600_000)
+  expect(await told()).toEqual(['by_timer: unplanned'])
+
+  // Planned, and its slot passes.
+  await pool.query("update leasehold.schedules set every = '2 days' where name = 'by_timer'")
+  const { facts, now } = (await scheduleFacts(pool, 'by_timer'))!
+  await advanceSchedules(pool, [{ ...identity(facts), fire: [], next: now + 60_000 }], 'command')
+  await database.advance(2 * 60_000)
+  expect(await told()).toEqual([])
+  await database.advance(5 * 60_000)
+  expect(await told()).toEqual(['by_timer: late'])
+
+  await putSchedule(pool, { name: 'by_timer', ...timed, firedBy: 'scheduler' })
+  await database.advance(10 * 60_000)
+  expect(await told()).toEqual(['scheduler: no_scheduler'])
+  await expect(pool.query("update leasehold.schedules set fired_by = 'nobody'")).rejects.toThrow(
+    /schedule_fired_by_is_known/,
+  )
+})
+
+test('of a schedule that was removed no history is kept for ever', async () => {
+  const { name } = await dueSchedule()
+  await advanceSchedules(database.pool, [await firingPlan(name)], { scheduler: scheduler.id })
+  await removeSchedule(database.pool, name)
+  await database.pool.query("select leasehold.trim_schedule_firings('31 days')")
+  expect((await firingsOf(name)).length).toBeGreaterThan(0)
+  await database.advance(40 * 86_400_000)
+  await database.pool.query("select leasehold.trim_schedule_firings('31 days')")
+  expect(await firingsOf(name)).toEqual([])
+})

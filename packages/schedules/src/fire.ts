@@ -1,14 +1,16 @@
 /**
  * Firing one schedule by hand, or from a systemd timer: the same plan and the same guard as the schedulers'.
  *
- * Invariant: however many timers, people and schedulers fire a slot, it has one task. The only file of this package that
- * talks to a database.
+ * Invariant: however many timers, people and schedulers fire a slot, it has one task. A timer goes by its machine's clock
+ * and slots by the database's: who comes a little before the slot waits for it. What talks to a database in this package
+ * is this file and next-slots.ts.
  */
 import {
   type Db,
   type FiringRecord,
   type RecordedFiring,
   type ScheduleFacts,
+  ScheduleBusyError,
   ValueRefusedError,
   advanceSchedules,
   firingOf,
@@ -32,39 +34,82 @@ export interface FiringAnswer {
 const oldestMs = 30 * 86_400_000
 /** Refusals in a row; each means that another session was at the same schedule. */
 const tries = 20
+/** A clock that is further behind than this is not waited for. */
+const longestWaitMs = 60_000
 
 /**
  * Fires one slot of a schedule, enabled or not. For `now` the schedule is brought up to the present as a scheduler would
- * do it: slots that were missed follow the catch-up policy, and the jitter is not waited for. Null: no such schedule.
+ * do it: slots that were missed follow the catch-up policy, and the jitter is not waited for. When nothing is open and
+ * the next slot is nearer than the last one, and less than a minute ahead, that one is meant and waited for; `waiting`
+ * hears of it, once or more. Null: no such schedule.
  *
  * Throws ConfigError when its timing cannot be computed, {@link ValueRefusedError} for a moment that is no slot, lies
- * ahead, or lies more than 30 days back, and when the schedule is locked.
+ * ahead, or lies more than 30 days back, and {@link ScheduleBusyError} when another session held the schedule for some 5 s.
  */
 export async function fireSchedule(
   db: Db,
   name: string,
   which: WhichSlot = 'now',
+  waiting: (slot: Date, waitMs: number) => void = () => {},
 ): Promise<FiringAnswer | null> {
   let chosen: Date | null = null
+  let waitedMs = 0
   for (let refused = 0; refused < tries;) {
     const found = await scheduleFacts(db, name)
     if (found === null) return null
     const { facts, now } = found
+    const ahead = which === 'now' && chosen === null ? await slotAhead(db, facts, now) : null
+    if (ahead !== null && waitedMs < longestWaitMs) {
+      const waitMs = ahead.getTime() - now
+      waiting(ahead, waitMs)
+      waitedMs += waitMs
+      await sleep(waitMs)
+      continue
+    }
     const slot = (chosen ??= chooseSlot(facts, which, now))
     const atPresent = which !== 'now' || !facts.enabled || (facts.next_slot ?? 0) > slot.getTime()
     const earlier = atPresent && which !== 'extra' ? await firingOf(db, name, slot) : null
     if (earlier !== null) return answerOf('before', slot, earlier)
     const plan = atPresent ? onlyThis(facts, slot, which) : planOf({ ...facts, jitter_ms: 0 }, now)
-    if (plan.problem !== undefined) timingOf(facts)
+    if (plan.problem !== undefined) {
+      timingOf(facts)
+      throw refusal(`'${name}' cannot be fired: ${plan.problem}`)
+    }
     const [carried] = await advanceSchedules(db, [plan], 'command')
     const record = carried?.recorded.find((one) => covers(one, slot))
     if (record !== undefined) return answerOf(record.outcome, slot, record)
-    if (carried === undefined) {
+    // Two that ask for one more in the same millisecond ask for the same one: the later one takes another.
+    const taken = which === 'extra' && carried !== undefined
+    if (taken) chosen = null
+    if (taken || carried === undefined) {
       refused += 1
-      await new Promise((resolve) => setTimeout(resolve, 25 * refused))
+      await sleep(25 * refused)
     }
   }
-  throw refusal(`schedule '${name}' is being changed by another session`)
+  throw new ScheduleBusyError(name)
+}
+
+/**
+ * The slot that is about to come, when it is the one that is meant; null when there is one to deal with already, or none
+ * within reach. Nearer than the last one, so that of a slot every minute the one that has just passed is not confused
+ * with the next.
+ */
+async function slotAhead(db: Db, facts: ScheduleFacts, nowMs: number): Promise<Date | null> {
+  if (!facts.enabled) return null
+  const timing = timingOf(facts)
+  const now = new Date(nowMs)
+  const [next] = nextFirings(timing, now, 1)
+  if (next === undefined) return null
+  const aheadMs = next.getTime() - nowMs
+  const last = lastFiring(timing, now)
+  if (aheadMs > longestWaitMs || (last !== null && aheadMs > nowMs - last.getTime())) return null
+  const open =
+    last !== null && last.getTime() > facts.since && (await firingOf(db, facts.name, last)) === null
+  return open ? null : next
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms))
 }
 
 function chooseSlot(facts: ScheduleFacts, which: WhichSlot, nowMs: number): Date {

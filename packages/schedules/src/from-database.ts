@@ -2,11 +2,12 @@
  * From a schedule as the database tells it to the plan that is sent back.
  *
  * A timing that cannot be parsed or computed becomes a plan with a problem, for its schedule alone; nothing here throws
- * because of what somebody has written into a row. Parsed timings are kept, by their text.
+ * because of what somebody has written into a row. What is there is read as croner has it, also where it would be refused
+ * as new (readTiming). Parsed timings are kept, by their text.
  */
 import { ConfigError, type SchedulePlan, type ScheduleFacts } from '@leasehold/queue'
 import { planFirings } from './plan.ts'
-import { type Timing, parseTiming } from './timing.ts'
+import { type Timing, readTiming } from './timing.ts'
 
 const timings = new Map<string, Timing>()
 const keptTimings = 5_000
@@ -17,7 +18,7 @@ export function timingOf(facts: Pick<ScheduleFacts, 'cron' | 'every_ms' | 'ancho
   let timing = timings.get(text)
   if (timing === undefined) {
     const { cron, every_ms: everyMs, anchor, zone } = facts
-    timing = parseTiming({ cron, everyMs, zone, anchor: new Date(anchor) })
+    timing = readTiming({ cron, everyMs, zone, anchor: new Date(anchor) })
     if (timings.size >= keptTimings) timings.clear()
     timings.set(text, timing)
   }

@@ -10,6 +10,7 @@ import {
   localTime,
   nextFirings,
   parseTiming,
+  readTiming,
 } from '../src/index.ts'
 
 const cron = (expression: string, zone = 'UTC') => parseTiming({ cron: expression, everyMs: null, zone })
@@ -72,6 +73,10 @@ test.each([
   ['@fortnightly', /cannot be read/],
   ['2027-01-01T00:00:00', /has 1 fields/],
   ['0 0 * * BLURSDAY', /cannot be read/],
+  // Croner: odd days and Mondays; cronie: Mondays that are odd days.
+  ['0 0 */2 * MON', /two ways.*'0 0 1-31\/2 \* MON' for either, '0 0 \*\/2 \* \+MON' for both/],
+  ['5 6 1,15 * */2', /two ways.*'5 6 1,15 \* 0-6\/2' for either, '5 6 1,15 \* \+0-6\/2' for both/],
+  ['0 0 */1 * MON', /two ways/],
 ])('the expression %j is refused with the reason', (expression, reason) => {
   expect(problemsOf({ cron: expression, everyMs: null, zone: 'UTC' })['cron']).toMatch(reason)
 })
@@ -125,4 +130,14 @@ test('the latest firing is found however long ago it was, and firings are counte
   expect(countFirings(cron('0 * * * *'), at, day, 1_000)).toBe(24)
   expect(countFirings(cron('* * * * *'), at, day, 1_000)).toBeNull()
   expect(countFirings(every(1_000), at, day, 10)).toBe(86_400)
+})
+
+test('what an ambiguous expression could mean can be said in one way each, and one that is stored goes on as it did', () => {
+  const odd = shown(nextFirings(cron('0 0 1-31/2 * MON'), after, 4))
+  expect(odd.map((at) => at.slice(8, 10))).toEqual(['03', '04', '05', '07'])
+  const both = shown(nextFirings(cron('0 0 */2 * +MON'), after, 2))
+  expect(both.map((at) => at.slice(8, 10))).toEqual(['11', '25'])
+  const stored = readTiming({ cron: '0 0 */2 * MON', everyMs: null, zone: 'UTC' })
+  expect(shown(nextFirings(stored, after, 4))).toEqual(odd)
+  expect(() => cron('0 0 ? * MON')).not.toThrow()
 })

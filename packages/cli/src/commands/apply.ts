@@ -19,12 +19,14 @@ import {
   type ScheduleHealth,
   type StageHealth,
 } from '@leasehold/queue'
+import { computeNextSlots } from '@leasehold/schedules'
 import type { Command } from 'commander'
 import { type Context, show, withDatabase } from '../context.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { CommandError } from '../failure.ts'
 import {
   alertDifference,
+  declaredSchedules,
   declaredStages,
   type Difference,
   foreignSchedules,
@@ -94,14 +96,18 @@ async function change(tx: Db, manifest: Manifest): Promise<Omit<Applied, 'applie
   return { differences, unnamed: unnamedStages(manifest, stages) }
 }
 
-/** In the order of their names, so that two who apply wait for one another. */
+/**
+ * In the order of their names, so that two who apply wait for one another. Those without a next slot get it here, also
+ * where nothing differs: an edit by SQL may have taken it.
+ */
 async function changeSchedules(
   tx: Db,
   manifest: Manifest,
   present: readonly ScheduleHealth[],
 ): Promise<Difference[]> {
   const differences: Difference[] = []
-  for (const schedule of manifest.schedules.toSorted((a, b) => (a.name < b.name ? -1 : 1))) {
+  const declared = declaredSchedules(manifest)
+  for (const schedule of declared) {
     const outcome = await putSchedule(tx, { ...schedule, owner: 'manifest' })
     const before = present.find(({ name }) => name === schedule.name)
     if (outcome !== 'unchanged') differences.push(scheduleDifference(schedule, before, outcome))
@@ -110,6 +116,10 @@ async function changeSchedules(
     await removeSchedule(tx, gone.name)
     differences.push(gone)
   }
+  await computeNextSlots(
+    tx,
+    declared.map(({ name }) => name),
+  )
   return differences
 }
 

@@ -13,7 +13,7 @@ import {
   putSchedule,
   removeSchedule,
 } from '@leasehold/queue'
-import { type WhichSlot, fireSchedule, localTime, nextFirings } from '@leasehold/schedules'
+import { type WhichSlot, computeNextSlots, fireSchedule, localTime, nextFirings } from '@leasehold/schedules'
 import { type Command, Option } from 'commander'
 import type { Pool } from 'pg'
 import { type Context, show, withDatabase } from '../context.ts'
@@ -36,6 +36,7 @@ interface AddOptions {
   readonly catchUp: 'skip' | 'one' | 'all'
   readonly jitter: string
   readonly disabled?: boolean
+  readonly firedBy: 'scheduler' | 'timer'
   readonly json?: boolean
 }
 
@@ -60,6 +61,11 @@ export function addScheduleVerbs(group: Command, context: Context): void {
     )
     .option('--jitter <time>', 'put each slot off by up to this', '0s')
     .option('--disabled', 'make it switched off')
+    .addOption(
+      new Option('--fired-by <who>', 'timer: by systemd or cron, so that no scheduler is missed')
+        .choices(['scheduler', 'timer'])
+        .default('scheduler'),
+    )
     .option('--json', 'print one JSON document')
     .action((name: string, options: AddOptions) => add(context, name, options))
   group
@@ -112,8 +118,10 @@ async function add(context: Context, name: string, options: AddOptions): Promise
       catchUp: options.catchUp,
       jitterMs,
       enabled: options.disabled !== true,
+      firedBy: options.firedBy,
       owner: 'cli',
     })
+    await computeNextSlots(pool, [name])
     if ((await listStages(pool, { stage: options.stage })).length === 0)
       context.terminal.note(
         `stage ${options.stage} is not known yet: slots are skipped until a runner registers it`,
@@ -162,6 +170,7 @@ async function turn(context: Context, name: string, on: boolean): Promise<void> 
   await withDatabase(context, async ({ pool }) => {
     const turned = await (on ? enableSchedule : disableSchedule)(pool, name)
     if (turned === null) throw scheduleNotFound(name)
+    await computeNextSlots(pool, [name])
     const state = on ? 'enabled' : 'disabled'
     if (turned) return context.terminal.out(`schedule ${name} is ${state}`)
     context.terminal.note(`schedule ${name} was ${state} already`)
@@ -181,7 +190,11 @@ async function fire(
       : options.slot === 'now'
         ? 'now'
         : parseMoment(options.slot, '--slot', await databaseClock(pool))
-    const answer = await fireSchedule(pool, name, which)
+    const answer = await fireSchedule(pool, name, which, (slot, waitMs) =>
+      context.terminal.note(
+        `slot ${moment(slot)} of ${name} is due in ${Math.ceil(waitMs / 1_000)} s by the database's clock: waiting`,
+      ),
+    )
     if (answer === null) throw scheduleNotFound(name)
     const { result, slot, reason, taskId } = answer
     show(context, options.json, { schedule: name, ...answer }, () => {

@@ -10,7 +10,7 @@ import {
   listSchedulers,
   listSchedules,
 } from '@leasehold/queue'
-import { type Timing, localTime, nextFirings, parseTiming, remarkOn } from '@leasehold/schedules'
+import { type Timing, localTime, nextFirings, readTiming, remarkOn } from '@leasehold/schedules'
 import type { Command } from 'commander'
 import { type Context, show, withDatabase } from '../context.ts'
 import { usageError } from '../failure.ts'
@@ -71,8 +71,11 @@ async function list(context: Context, json: boolean | undefined): Promise<void> 
       if (schedules.length === 0)
         return 'There is no schedule. Make one: npx leasehold schedules add NAME --stage STAGE --cron "0 6 * * *"'
       const live = schedulers.filter(({ status }) => status === 'live').length
-      const fires = live > 0 || schedules.every(({ enabled }) => !enabled)
-      const count = live === 1 ? '1 scheduler lives' : `${live} schedulers live`
+      const waiting = schedules.filter(({ enabled, firedBy }) => enabled && firedBy === 'scheduler')
+      const fires = live > 0 || waiting.length === 0
+      const byTimers = schedules.filter(({ enabled, firedBy }) => enabled && firedBy === 'timer').length
+      const timers = byTimers === 0 ? '' : `; timers are to fire ${byTimers}`
+      const count = `${live === 1 ? '1 scheduler lives' : `${live} schedulers live`}${timers}`
       const note = fires
         ? count
         : terminal.paint('red', 'no scheduler lives: nothing fires. Start one: npx leasehold scheduler')
@@ -143,7 +146,7 @@ async function next(context: Context, name: string | undefined, options: NextOpt
     const broken: string[] = []
     for (const one of schedules.filter(({ enabled }) => enabled || name !== undefined)) {
       try {
-        previews.push(...previewsOf(one.name, parseTiming(one), after, count))
+        previews.push(...previewsOf(one.name, readTiming(one), after, count))
       } catch (error) {
         if (name !== undefined) throw error
         broken.push(one.name)

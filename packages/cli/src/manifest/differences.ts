@@ -49,6 +49,17 @@ export function declaredStages({ workers, commands }: Manifest): {
   }))
 }
 
+/** A schedule of a manifest with who is to fire it. */
+export type DeclaredSchedule = ManifestSchedule & Pick<ScheduleHealth, 'firedBy'>
+
+/** The schedules in the order of their names. Where a manifest has no scheduler, timers fire them. */
+export function declaredSchedules({ schedules, schedulers }: Manifest): DeclaredSchedule[] {
+  const firedBy = schedulers === 0 ? 'timer' : 'scheduler'
+  return schedules
+    .map((schedule) => ({ ...schedule, firedBy }) as const)
+    .toSorted((a, b) => (a.name < b.name ? -1 : 1))
+}
+
 function settingsNow(stage: StageHealth): Facts {
   return {
     'expected workers': stage.expectedWorkers,
@@ -77,7 +88,7 @@ function settingsOf(command: ManifestCommand | null): Facts {
 
 /** What putting a schedule has changed. Payloads are not shown: what differs and is not seen is the payload. */
 export function scheduleDifference(
-  schedule: ManifestSchedule,
+  schedule: DeclaredSchedule,
   before: ScheduleHealth | undefined,
   outcome: 'created' | 'changed',
 ): Difference {
@@ -107,8 +118,8 @@ export function foreignSchedules(manifest: Manifest, present: readonly ScheduleH
   )
 }
 
-function scheduleFacts(schedule: ManifestSchedule | ScheduleHealth): Facts {
-  const { stage, cron, everyMs, zone, catchUp, jitterMs, enabled } = schedule
+function scheduleFacts(schedule: DeclaredSchedule | ScheduleHealth): Facts {
+  const { stage, cron, everyMs, zone, catchUp, jitterMs, enabled, firedBy } = schedule
   const own = 'owner' in schedule ? schedule : null
   return {
     stage,
@@ -117,6 +128,7 @@ function scheduleFacts(schedule: ManifestSchedule | ScheduleHealth): Facts {
     'catch up': catchUp,
     jitter: duration(jitterMs),
     enabled,
+    'fired by': firedBy,
     key: own?.key ?? null,
     priority: own?.priority ?? null,
   }

@@ -2,7 +2,8 @@
  * When a schedule fires, in the words of systemd's OnCalendar.
  *
  * Invariant: what is answered names exactly the moments of the schedule. A cron expression that restricts both the day of
- * the month and the day of the week means either of them and becomes two lines. Refuses what systemd cannot say.
+ * the month and the day of the week means either of them and becomes two lines; with a `+` before the weekday it means
+ * days that are both. Refuses what systemd cannot say.
  */
 import type { ManifestSchedule } from '@leasehold/manifest'
 
@@ -44,6 +45,8 @@ function ofCron(expression: string, zone: string): Calendar {
   const cron = nicknames[expression.trim().toLowerCase()] ?? expression
   const parts = cron.trim().split(/\s+/)
   if (parts.length === 5) parts.unshift('0')
+  const both = parts[5]?.startsWith('+') === true
+  if (both) parts[5] = parts[5]!.slice(1)
   const sets = parts.map((part, index) => numbers(part, fields[index]))
   const wrong = parts.find((_, index) => sets[index] === null)
   if (parts.length !== 6 || wrong !== undefined) {
@@ -54,11 +57,10 @@ function ofCron(expression: string, zone: string): Calendar {
   const time = `${list(hours, 23)}:${list(minutes, 59)}:${list(seconds, 59)} ${zone}`
   const ofMonth = `*-${list(month, 12)}-${list(days, 31)} ${time}`
   const names = weekdayNames(weekday)
-  // `*`, also with a step, restricts nothing by itself: cron's rule for "either of both days".
-  const both = !parts[3]?.startsWith('*') && !parts[5]?.startsWith('*')
-  if (names === null) return { lines: [ofMonth] }
-  if (both) return { lines: [ofMonth, `${names} *-${list(month, 12)}-* ${time}`] }
-  return { lines: [`${names} ${ofMonth}`] }
+  // As croner has it: only `*` alone restricts nothing.
+  if (!both && parts[3] !== '*' && parts[5] !== '*')
+    return { lines: [ofMonth, `${names === null ? '' : `${names} `}*-${list(month, 12)}-* ${time}`] }
+  return { lines: [names === null ? ofMonth : `${names} ${ofMonth}`] }
 }
 
 type Sets = [Set<number>, Set<number>, Set<number>, Set<number>, Set<number>, Set<number>]

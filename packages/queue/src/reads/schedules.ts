@@ -30,6 +30,8 @@ export interface ScheduleHealth {
   readonly jitterMs: number
   readonly enabled: boolean
   readonly owner: 'manifest' | 'cli' | 'sql'
+  /** Who is to fire it; whoever comes first does. */
+  readonly firedBy: 'scheduler' | 'timer'
   readonly key: string | null
   readonly priority: number | null
   readonly nextSlot: Date | null
@@ -66,6 +68,7 @@ export function listSchedules(
       milliseconds('s.jitter').as('jitterMs'),
       's.enabled',
       's.owner',
+      's.fired_by as firedBy',
       's.key',
       's.priority',
       's.next_slot as nextSlot',

@@ -183,6 +183,7 @@ export interface ScheduleHealth {
   cron: string | null
   enabled: boolean | null
   every: unknown
+  fired_by: string | null
   jitter: unknown
   key: string | null
   last_at: Timestamp | null

@@ -9,7 +9,7 @@ import { dirname, resolve } from 'node:path'
 import { readAlerts } from './alerts.ts'
 import type { Manifest, ManifestCommand, ManifestSchedule, ManifestWorker } from './manifest.ts'
 import { Problems } from './problems.ts'
-import { forms, type ScheduleForm, type StageForm, type WorkerForm } from './schema.ts'
+import { forms, type ScheduleForm, type ServiceForm, type StageForm, type WorkerForm } from './schema.ts'
 
 interface Parts {
   readonly stages: Map<string, StageForm | null>
@@ -35,6 +35,7 @@ export function assemble(value: unknown, file: string): Manifest {
     schedules: read(forms.schedule, 'schedules'),
   } as Parts
   checkStages(parts, service?.secrets ?? null, problems)
+  checkEnvironments(parts, service, problems)
   checkWorkers(parts, problems)
   checkSchedules(parts, problems)
   const alerts = readAlerts(given['alerts'], problems)
@@ -97,6 +98,35 @@ function checkStages({ stages }: Parts, secrets: readonly string[] | null, probl
         )
     }
   }
+}
+
+type Environment = Readonly<Record<string, string>> | undefined
+
+/** A secret has one place. Beside its name a value would go into files that are none, and win over the credential. */
+function checkEnvironments(
+  { stages, workers }: Parts,
+  service: ServiceForm | null,
+  problems: Problems,
+): void {
+  const environments: (readonly [place: string, env: Environment])[] = [
+    ['service', service?.env],
+    ...environmentsOf('stages', stages),
+    ...environmentsOf('workers', workers),
+  ]
+  for (const [place, env] of environments) {
+    for (const name of Object.keys(env ?? {}).filter((one) => service?.secrets.includes(one)))
+      problems.add(
+        `${place}.env.${name}`,
+        'is named in service.secrets, and its value comes from the credential alone: take it out of here',
+      )
+  }
+}
+
+function environmentsOf(
+  part: string,
+  entries: ReadonlyMap<string, { readonly env?: Environment } | null>,
+): [place: string, env: Environment][] {
+  return [...entries].map(([name, entry]) => [`${part}.${name}`, entry?.env])
 }
 
 function checkWorkers({ stages, workers }: Parts, problems: Problems): void {

@@ -75,6 +75,11 @@ export interface ManifestInput {
     readonly env?: EnvironmentInput
     /** Names of settings that come as credentials; never their values. */
     readonly secrets?: readonly string[]
+    /**
+     * Services that log in to the database as themselves, under systemd: `runner`, `heartbeat-monitor`, `scheduler`,
+     * `fire`. Each gets the credential `DATABASE_URL.NAME` in place of `DATABASE_URL`; default none.
+     */
+    readonly ownLogins?: readonly string[]
   }
   readonly stages?: Readonly<Record<string, StageInput>>
   readonly workers?: Readonly<Record<string, WorkerInput>>

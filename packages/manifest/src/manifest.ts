@@ -32,6 +32,8 @@ export interface ManifestService {
   readonly env: Readonly<Record<string, string>>
   /** Names of settings that come as credentials, never values. */
   readonly secrets: readonly string[]
+  /** Services whose DATABASE_URL is the credential `DATABASE_URL.NAME`. */
+  readonly ownLogins: readonly string[]
 }
 
 /** A kind of process: its name is the part of its slots before the `@`. */

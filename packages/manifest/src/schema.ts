@@ -70,6 +70,7 @@ export interface ServiceForm {
   readonly user: string
   readonly env: Record<string, string>
   readonly secrets: string[]
+  readonly ownLogins: string[]
 }
 
 /** What stands at the top; times in milliseconds. */
@@ -96,6 +97,7 @@ export const forms: {
     ),
     env: environment.default({}),
     secrets: secrets.default([]),
+    ownLogins: z.array(stageName, { error: 'must be a list of services' }).default([]),
   }),
   stage: z.strictObject({
     ...processForm,

@@ -88,11 +88,39 @@ const placed: Readonly<Record<string, string>> = {
   LEASEHOLD_WEDGE_LIMIT_MS: 'write wedgeLimit at the top of the manifest',
 }
 
+/** Names that stand for secrets; addresses of webhooks and pings are some, because who knows one may post there. */
 const secretName =
-  /(^|_)(SECRETS?|(PG)?PASSWORDS?|PASSWD|PASS|PASSPHRASE|TOKEN|API_?KEYS?|ACCESS_?KEY|PRIVATE_?KEY|SK|CREDENTIALS?|DSN|AUTH(ORIZATION)?(_HEADER)?)(_ID)?$|_PWD$|^DATABASE_URL$/i
-/** An address with a password, an authorization header, a key or a token by their usual beginnings. */
+  /(^|_)(SECRETS?|(PG)?PASSWORDS?|PASSWD|PASS|PASSPHRASE|TOKENS?|API_?KEYS?|ACCESS_?KEY|PRIVATE_?KEY|KEYS?|SK|CREDENTIALS?|DSN|AUTH(ORIZATION)?(_HEADER)?|(WEBHOOK|PING)(_UR[IL])?)(_ID)?$|_PWD$|^DATABASE_URL$/i
+/** An address with a password or a token in it, an authorization header, a key or a token by their usual beginnings. */
 const secretValue =
-  /^[a-z][a-z0-9+.-]*:\/\/[^\s/@:]*:[^\s/@]+@|^(bearer|basic) \S|^sk[-_]\S{8}|^-----BEGIN |^eyJ[\w-]+\.[\w-]+\./i
+  /^[a-z][a-z0-9+.-]*:\/\/[^\s/@:]*:[^\s/@]+@|^https?:\/\/[^\s/@]{16,}@|[?&](access_?token|api_?key|auth|key|password|secret|sig|signature|token)=[^&\s]|(^|\s)(password|passwd|pwd)\s*=\s*\S|^(bearer|basic) \S|^sk[-_]\S{8}|-----BEGIN |^eyJ[\w-]+\.[\w-]+\./i
+/** Tokens that say whose they are; anywhere in a value, so that an option with one is found too. */
+const tokens = new RegExp(
+  `(?<![A-Za-z0-9])(${[
+    'gh[pousr]_[A-Za-z0-9]{16}', // GitHub
+    'github_pat_\\w{16}',
+    'gl(pat|ptt|rt|dt|ft)-[\\w-]{16}', // GitLab
+    'xox[abeoprs]-[\\w-]{8}', // Slack
+    'xapp-\\d-\\w',
+    '[rs]k_(live|test)_\\w{8}', // Stripe
+    'whsec_\\w{8}',
+    '(AKIA|ASIA)[0-9A-Z]{16}', // AWS
+    'AIza[\\w-]{30}', // Google
+    'ya29\\.[\\w-]{16}',
+    'SG\\.[\\w-]{16,}\\.[\\w-]{16}', // SendGrid
+    'npm_[A-Za-z0-9]{30}',
+    'pypi-[\\w-]{16}',
+    'hf_[A-Za-z0-9]{20}', // Hugging Face
+    'do[opr]_v1_[0-9a-f]{16}', // DigitalOcean
+    'dapi[0-9a-f]{32}', // Databricks
+    'shp(at|ca|pa|ss)_[0-9a-fA-F]{16}', // Shopify
+    'hv[sb]\\.[\\w-]{16}', // Vault
+    'lin_api_\\w{16}', // Linear
+    'secret_[A-Za-z0-9]{30}', // Notion
+    '\\d{8,10}:[A-Za-z0-9_-]{35}', // Telegram
+    'AGE-SECRET-KEY-1',
+  ].join('|')})|hooks\\.slack\\.com/services/|discord(app)?\\.com/api/webhooks/`,
+)
 
 /** Variables of a process. Whatever looks like a secret is refused: files made from the manifest are not secret. */
 export const environment: z.ZodType<Record<string, string>> = z
@@ -109,8 +137,11 @@ export const environment: z.ZodType<Record<string, string>> = z
 function variableProblem(name: string, value: unknown): string | null {
   if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name))
     return 'is no name of a variable: letters, digits and _ only, not starting with a digit'
-  if (secretName.test(name) || (typeof value === 'string' && secretValue.test(value)))
-    return `looks like a secret, and a manifest holds none: put '${name}' into service.secrets and its value into a credential`
+  if (secretName.test(name) || (typeof value === 'string' && (secretValue.test(value) || tokens.test(value))))
+    return (
+      `looks like a secret, and a manifest holds none: put '${name}' into service.secrets and its value into a credential; ` +
+      'if it is none, name it otherwise'
+    )
   const place = placed[name]
   if (place !== undefined) return `does not belong here: ${place}`
   if (name.startsWith('LEASEHOLD_TASK_')) return 'does not belong here: it is set for every task'

@@ -128,3 +128,31 @@ test('it says what it cannot do: nobody of that name, nobody at all, too long, n
   expect(long.code).toBe(1)
   expect(long.said).toMatch(/After 1 s: cut@1 has not left/)
 })
+
+test('a worker that died instead of leaving is said to have died, and the exit code is 1', async () => {
+  const dying = leasehold('drain', 'cut', '--wait')
+  await expect.poll(asked, { interval: 10 }).toEqual(['cut@1', 'cut@2'])
+  await db.pool.query("select leasehold.leave(id) from leasehold.workers where slot = 'cut@1'")
+  await started('cut@2') // its process was killed, and its slot taken by the next one
+  const { code, said } = await dying
+  expect(code).toBe(1)
+  expect(said.split('\n').toSorted()).toEqual([
+    'cut@1 has left',
+    'cut@2 died before it had left; what it ran was interrupted and is tried again',
+  ])
+})
+
+test('a successor that was asked to drain itself is none: a rolling drain goes on waiting', async () => {
+  const rolling = leasehold('drain', 'cut@1', '--rolling', '--timeout', '1')
+  await expect.poll(asked, { interval: 10 }).toEqual(['cut@1'])
+  // Killed and started again at once, so that the asking met the new one too.
+  const session = await db.client()
+  await session.query('begin')
+  await session.query(
+    "select leasehold.register_worker('cut@1', array['cut'], '1 hour', '10 minutes', 'crane.example')",
+  )
+  await session.query("select leasehold.drain_slot('cut@1')")
+  await session.query('commit')
+  const { code, said } = await rolling
+  expect([code, said]).toEqual([1, expect.stringContaining('cut@1 died, but its slot was not started again')])
+})

@@ -2,10 +2,11 @@
  * `leasehold drain`: asks workers to claim nothing more, to finish what they run, and to leave; one by one when rolling.
  *
  * Only asks and looks: the worker drains by itself, within its own drain limit. What starts it again is the service
- * manager's business; `--rolling` waits for that before it goes on to the next.
+ * manager's business; `--rolling` waits for that before it goes on to the next. One that ended otherwise than in order is
+ * said to have died, and the exit code is 1: what it ran was interrupted.
  */
 import { sleep } from '@leasehold/postgres'
-import { type WorkerHealth, drainSlot, listWorkers } from '@leasehold/queue'
+import { type WorkerHealth, drainSlot, listDeadWorkers, listWorkers } from '@leasehold/queue'
 import type { Command } from 'commander'
 import type { Pool } from 'pg'
 import { type Context, show, withDatabase } from '../context.ts'
@@ -27,13 +28,18 @@ interface Options {
 interface Report {
   readonly slot: string
   readonly workerId: string
-  /** Asked: it drains. Ended: it has left. Restarted: its slot was started again as `successor`. */
-  readonly result: 'asked' | 'ended' | 'restarted'
+  /**
+   * Asked: it drains. Ended: it has left. Restarted: its slot was started again as `successor`. Died: it was lost, or
+   * its slot was taken from it, before it had left.
+   */
+  readonly result: 'asked' | 'ended' | 'restarted' | 'died'
   readonly running: number
   readonly successor: string | null
 }
 
 const lookEveryMs = 300
+/** More than may die while one command waits. */
+const deadLookedAt = 1_000
 
 /** Adds the command to the program. */
 export function addDrain(program: Command, context: Context): void {
@@ -63,6 +69,7 @@ async function drain(context: Context, names: readonly string[], options: Option
     const reports = options.rolling
       ? await roll(pool, workers, options, tell)
       : await drainTogether(pool, workers, options, tell)
+    if (reports.some(({ result }) => result === 'died')) context.exitCode = exitCodes.failed
     if (options.json || reports.length === 0)
       show(context, options.json, reports, () => 'No such worker lives.')
   })
@@ -94,22 +101,31 @@ async function drainTogether(
   options: Options,
   tell: (report: Report) => void,
 ): Promise<Report[]> {
-  for (const { slot } of workers) await drainSlot(pool, slot)
-  const asked = workers.map((worker) => reportOf(worker, 'asked'))
-  if (options.wait !== true) asked.forEach(tell)
-  if (options.wait !== true) return asked
-  const ended = (open: readonly WorkerHealth[]): Report[] =>
-    workers
-      .filter((worker) => !open.some(({ workerId }) => workerId === worker.workerId))
-      .map((worker) => reportOf(worker, 'ended'))
-  const told = new Set<string>()
-  await until(options.timeout, workers, async () => {
-    const now = ended(await listWorkers(pool))
-    for (const report of now) if (!told.has(report.workerId)) tell(report)
-    for (const { workerId } of now) told.add(workerId)
-    return now.length === workers.length
-  })
-  return workers.map((worker) => reportOf(worker, 'ended'))
+  const reports: Report[] = []
+  const say = (report: Report): void => {
+    reports.push(report)
+    tell(report)
+  }
+  for (const worker of workers) {
+    const asked = await drainSlot(pool, worker.slot)
+    if (options.wait !== true) say(asked ? reportOf(worker, 'asked') : await endOf(pool, worker))
+  }
+  if (options.wait !== true) return reports
+  const left = new Map(workers.map((worker) => [worker.workerId, worker]))
+  await until(
+    options.timeout,
+    () => [...left.values()],
+    async () => {
+      const open = await listWorkers(pool)
+      for (const worker of left.values()) {
+        if (lives(open, worker)) continue
+        left.delete(worker.workerId)
+        say(await endOf(pool, worker))
+      }
+      return left.size === 0
+    },
+  )
+  return reports
 }
 
 async function roll(
@@ -120,41 +136,63 @@ async function roll(
 ): Promise<Report[]> {
   const reports: Report[] = []
   for (const worker of workers) {
+    // False: it has ended meanwhile; what became of it is looked up like that of all others.
     await drainSlot(pool, worker.slot)
-    await until(options.timeout, [worker], async () => {
-      const open = await listWorkers(pool)
-      return !open.some(({ workerId }) => workerId === worker.workerId)
-    })
+    await until(
+      options.timeout,
+      () => [worker],
+      async () => !lives(await listWorkers(pool), worker),
+    )
+    const { result } = await endOf(pool, worker)
     let successor: string | null = null
     await until(
       options.timeout,
-      [worker],
+      () => [worker],
       async () => {
-        const open = await listWorkers(pool)
-        successor =
-          open.find(({ slot, status }) => slot === worker.slot && status !== 'dead')?.workerId ?? null
+        successor = successorOf(worker, await listWorkers(pool))
         return successor !== null
       },
-      'has left, but its slot was not started again',
+      `${result === 'died' ? 'died' : 'has left'}, but its slot was not started again`,
     )
-    const report: Report = { ...reportOf(worker, 'restarted'), successor }
+    const report: Report = { ...reportOf(worker, result === 'died' ? 'died' : 'restarted'), successor }
     reports.push(report)
     tell(report)
   }
   return reports
 }
 
+function lives(open: readonly WorkerHealth[], { workerId }: WorkerHealth): boolean {
+  return open.some((one) => one.workerId === workerId)
+}
+
+/** Who works in its place and goes on doing so: one that is to drain as well, having come too early, is none. */
+function successorOf({ slot, workerId }: WorkerHealth, open: readonly WorkerHealth[]): string | null {
+  const next = open.find((one) => one.slot === slot && one.workerId !== workerId)
+  if (next === undefined || next.drainAsked || next.status === 'draining' || next.status === 'dead')
+    return null
+  return next.workerId
+}
+
+/** How a worker that is gone has ended: in order, or as one of those that were found dead. */
+async function endOf(pool: Pool, worker: WorkerHealth): Promise<Report> {
+  const dead = await listDeadWorkers(pool, { limit: deadLookedAt })
+  const died = dead.some(({ workerId }) => workerId === worker.workerId)
+  return reportOf(worker, died ? 'died' : 'ended')
+}
+
 /** Looks again and again; throws when it takes too long. What was asked for goes on nevertheless. */
 async function until(
   seconds: number,
-  workers: readonly WorkerHealth[],
+  workers: () => readonly WorkerHealth[],
   done: () => Promise<boolean>,
   what = 'has not left',
 ): Promise<void> {
   const end = performance.now() + seconds * 1000
   while (!(await done())) {
     if (performance.now() > end) {
-      const slots = workers.map(({ slot }) => slot).join(', ')
+      const slots = workers()
+        .map(({ slot }) => slot)
+        .join(', ')
       throw new CommandError(
         'DRAIN_TIMEOUT',
         `After ${seconds} s: ${printable(slots, 500)} ${what}`,
@@ -175,6 +213,7 @@ function lineOf({ slot, result, running }: Report): string {
     asked: `was asked to drain, ${running} running`,
     ended: 'has left',
     restarted: 'has left and was started again',
+    died: 'died before it had left; what it ran was interrupted and is tried again',
   }
   return `${printable(slot)} ${words[result]}`
 }

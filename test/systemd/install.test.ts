@@ -151,6 +151,15 @@ END
 systemctl daemon-reload && systemctl start ${unit}`)
 
   await manifest({ monitors: 1 })
+  // Whether a service could begin is asked before anything is stopped or written.
+  await systemd.must('rm -f /etc/leasehold/credentials/DATABASE_URL')
+  const refused = await own('install --yes --now')
+  expect([refused.code, refused.stderr]).toEqual([
+    2,
+    expect.stringContaining('service.secrets.DATABASE_URL: missing: /etc/leasehold/credentials/DATABASE_URL'),
+  ])
+  expect([await there(template), await systemd.show(unit, 'ActiveState')]).toEqual([true, 'active'])
+  await systemd.putSecret('DATABASE_URL', 'postgres://nobody@127.0.0.1:1/none')
   const kept = await own('install --yes')
   expect(kept.stderr).toContain(`no longer declared, and still running with their files: ${unit}`)
   expect([await there(template), await systemd.show(unit, 'ActiveState')]).toEqual([true, 'active'])

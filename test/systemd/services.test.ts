@@ -182,6 +182,27 @@ test('a start that fails is not repeated at once, but without end', async () => 
   await empty.drop()
 })
 
+test('a service whose credential is missing is not started again at once, and works as soon as it is there', async () => {
+  await systemd.must('rm /etc/leasehold/credentials/DATABASE_URL')
+  await systemd.must(`systemctl start --no-block ${patient}`)
+  await systemd.until(patient, 'SubState', 'stop-post')
+  expect(await systemd.show(patient, 'ExecMainStatus')).toBe('243')
+  expect(await systemd.show(patient, 'NRestarts')).toBe('0')
+  await systemd.putSecret('DATABASE_URL', db.url)
+  await systemd.until(patient, 'ActiveState', 'active')
+})
+
+test('a service with a login of its own is given no other', async () => {
+  const unit = 'leasehold-heartbeat-monitor.service'
+  await systemd.putSecret('DATABASE_URL', 'nonsense')
+  await systemd.putSecret('DATABASE_URL.heartbeat-monitor', db.url)
+  await systemd.must(`mkdir -p /run/systemd/system/${unit}.d
+    printf '[Service]\nLoadCredential=\nLoadCredential=DATABASE_URL:/etc/leasehold/credentials/DATABASE_URL.heartbeat-monitor\n' >/run/systemd/system/${unit}.d/50-login.conf
+    systemctl daemon-reload`)
+  await start(unit)
+  expect(await systemd.show(unit, 'ActiveState')).toBe('active')
+})
+
 test('the monitor is ready after its first look and is started again after kill -9', async () => {
   const unit = 'leasehold-heartbeat-monitor.service'
   const pid = await start(unit)
@@ -244,6 +265,13 @@ test('a rolling restart replaces one worker after the other and loses no task', 
   const after = await workers('patient')
   expect(after.map(({ slot }) => slot)).toEqual(['patient@1', 'patient@2'])
   for (const { id } of before) expect(after.map((worker) => worker.id)).not.toContain(id)
+  // What somebody has stopped stays stopped. The order keeps systemd from forgetting the unit, as the target does that wants it.
+  await systemd.must(`mkdir -p /run/systemd/system/leasehold-runner@patient@2.service.d
+    printf '[Unit]\nAfter=${patient}\n' >/run/systemd/system/leasehold-runner@patient@2.service.d/50-order.conf
+    systemctl daemon-reload && systemctl stop ${patient}`)
+  const again = await systemd.leasehold('systemd restart --worker patient')
+  expect(again.stdout).toMatch(/patient@1.service is stopped, and is left so[^]*patient@2.service is back/)
+  expect(await systemd.show(patient, 'ActiveState')).toBe('inactive')
   // What an exchange that was under way brings after the drain has begun is given back, uncounted.
   const ends = `select outcome, count(*)::int as n from leasehold.attempts
     where task_id = any ($1) and outcome <> 'released' group by outcome`

@@ -12,6 +12,7 @@ import {
   readFileSync,
   realpathSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -19,9 +20,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeEach, expect, test } from 'vitest'
-import type { ManifestSchedule } from '@leasehold/manifest'
+import { type ManifestSchedule, readManifest } from '@leasehold/manifest'
 import { secretNames } from '@leasehold/service'
 import { toCalendar } from '../src/systemd/calendar.ts'
+import { describeInstallation } from '../src/systemd/installation.ts'
+import { impossibleIn } from '../src/systemd/refuse.ts'
 import { timerLimits } from '../src/systemd/timer-limits.ts'
 import { openRotatingLog } from '../src/background/rotating-log.ts'
 import { leasehold, leaseholdJson } from './leasehold.ts'
@@ -126,6 +129,34 @@ test('every secret that Leasehold knows goes to who uses it, and to nobody else'
   expect(secrets.filter((secret) => !homes.includes(secret))).toEqual(['TRIGGER_SECRET'])
 })
 
+test('a service with a login of its own gets that one, and the others the one of all', async () => {
+  const service = { ...declared.service, ownLogins: ['heartbeat-monitor', 'fire'] }
+  writeFileSync(manifestFile, JSON.stringify({ ...declared, service }))
+  const files = await printed('--timers')
+  const given = (name: string): string[] =>
+    contentOf(files, `/etc/systemd/system/leasehold-${name}.service.d/10-leasehold.conf`)
+      .split('\n')
+      .filter((line) => line.startsWith('LoadCredential='))
+  const folder = '/etc/leasehold/credentials'
+  expect(given('heartbeat-monitor')).toEqual([
+    'LoadCredential=',
+    `LoadCredential=DATABASE_URL:${folder}/DATABASE_URL.heartbeat-monitor`,
+    `LoadCredential=SMTP_PASSWORD:${folder}/SMTP_PASSWORD`,
+  ])
+  expect(given('fire@')).toEqual([
+    'LoadCredential=',
+    `LoadCredential=DATABASE_URL:${folder}/DATABASE_URL.fire`,
+  ])
+  expect(given('scheduler')).toEqual([])
+  expect(given('runner@')).toEqual([`LoadCredential=ANTHROPIC_API_KEY:${folder}/ANTHROPIC_API_KEY`])
+  writeFileSync(
+    manifestFile,
+    JSON.stringify({ ...declared, service: { ...service, ownLogins: ['monitor'] } }),
+  )
+  const { code, stderr } = await systemd('install', '--config', manifestFile, '--root', root, '--yes')
+  expect([code, stderr]).toEqual([2, expect.stringContaining("service.ownLogins.0: 'monitor' is no service")])
+})
+
 test('a stop has more time than a drain takes, in the shipped unit and in every installed one', async () => {
   const settings = readFileSync(join(repository, 'packages/service/src/settings.ts'), 'utf8')
   const drainMs = Number(
@@ -160,6 +191,13 @@ test('timers say when schedules fire, in their zones; what only a scheduler can 
   expect(of('asleep')).toMatch(/^no /)
   expect(toCalendar({ cron: '0 3 1 * 1', everyMs: null, zone: 'UTC' })).toEqual({
     lines: ['*-*-01 03:00:00 UTC', 'Mon *-*-* 03:00:00 UTC'],
+  })
+  // As croner reads them: whatever is no bare `*` restricts, and a plus means days that are both.
+  expect(toCalendar({ cron: '0 3 1 * 0-6', everyMs: null, zone: 'UTC' })).toEqual({
+    lines: ['*-*-01 03:00:00 UTC', '*-*-* 03:00:00 UTC'],
+  })
+  expect(toCalendar({ cron: '0 3 1-7 * +MON', everyMs: null, zone: 'UTC' })).toEqual({
+    lines: ['Mon *-*-01..07 03:00:00 UTC'],
   })
   expect(toCalendar({ cron: '0 3 L * *', everyMs: null, zone: 'UTC' })).toHaveProperty('problem')
   expect(toCalendar({ cron: null, everyMs: 7 * 60_000, zone: 'UTC' })).toHaveProperty('problem')
@@ -239,6 +277,52 @@ test.each<[string, object, string[], RegExp]>([
     expect(globSync('etc/systemd/**', { cwd: root })).toEqual([])
   },
 )
+
+test('a path that leads to a hidden folder is refused, and says where it leads', async () => {
+  // Where no unit hides anything.
+  const open = mkdtempSync('/dev/shm/leasehold-linked-')
+  try {
+    symlinkSync(folder, join(open, 'app'))
+    const file = join(open, 'app/leasehold.config.json')
+    const installation = describeInstallation(await readManifest(file), {
+      prefix: 'leasehold',
+      root: '/',
+      timers: false,
+      node: undefined,
+    })
+    const problems = impossibleIn(installation).filter(({ name }) => name === 'the manifest')
+    expect(problems).toEqual([
+      {
+        name: 'the manifest',
+        problem: `${file} leads to ${manifestFile}, below /tmp, which PrivateTmp hides from services: install below /opt or /srv`,
+      },
+    ])
+  } finally {
+    rmSync(open, { recursive: true })
+  }
+})
+
+test('what ends with an error of its own is back after a pause, what was killed at once, in every daemon alike', async () => {
+  const files = await printed()
+  const lines = ['runner@', 'heartbeat-monitor', 'scheduler'].map((name) => {
+    const unit = contentOf(files, `/etc/systemd/system/leasehold-${name}.service`)
+    expect(unit).toContain('\nStartLimitIntervalSec=0\n')
+    expect(unit).not.toMatch(/^RestartSteps/m)
+    return /^ExecStopPost=-\/bin\/sh -c '(.*)'$/m.exec(unit)?.[1]
+  })
+  expect(new Set(lines).size).toBe(1)
+  const pauses = (code: string, status: string): boolean => {
+    const script = `sleep() { echo "slept $1"; }\n${lines[0]!.replaceAll('$$', '$')}`
+    const env = { EXIT_CODE: code, EXIT_STATUS: status }
+    return spawnSync('sh', ['-c', script], { encoding: 'utf8', env }).stdout === 'slept 5\n'
+  }
+  const ends = [['exited', '0'], ['exited', '1'], ['exited', '2'], ['exited', '5'], ['exited', '203'], ['exited', '243'], ['killed', 'KILL'], ['dumped', 'ABRT']] as const // prettier-ignore
+  expect(ends.filter(([code, status]) => pauses(code, status)).map(([, status]) => status)).toEqual([
+    '1',
+    '203',
+    '243',
+  ])
+})
 
 // Elsewhere there is nobody to ask.
 test.runIf(spawnSync('systemd-analyze', ['--version']).status === 0)(

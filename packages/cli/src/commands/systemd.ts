@@ -4,7 +4,6 @@
  * Only asks, shows and reports. What is written: ../systemd/units.ts; what is refused: refuse.ts; how: apply.ts.
  */
 import { createInterface } from 'node:readline/promises'
-import { chmodSync, mkdirSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Manifest } from '@leasehold/manifest'
 import type { Command } from 'commander'
@@ -21,7 +20,6 @@ import {
   renderChanges,
 } from '../systemd/apply.ts'
 import {
-  below,
   daemonsOf,
   describeInstallation,
   describePlace,
@@ -30,6 +28,8 @@ import {
   targetUnits,
   runnerUnit,
 } from '../systemd/installation.ts'
+import { daemonStopTimeoutMs, runnerStopTimeoutMs } from '../process-managers/processes.ts'
+import { makeCredentialsFolder, missingCredentials, openCredentials } from '../systemd/credentials.ts'
 import { examineNode } from '../systemd/node-program.ts'
 import { impossibleIn, refuseWhatSystemdRefuses } from '../systemd/refuse.ts'
 import { defaultPrefix, type Flags, listInstalled, recall } from '../systemd/remembered.ts'
@@ -50,6 +50,9 @@ interface ApplyOptions {
   readonly now?: boolean
   readonly json?: boolean
 }
+
+/** TimeoutStartSec= of the units, and something for a machine that is busy. */
+const startTimeoutMs = 70_000
 
 const prefixHelp = `what the names of all units begin with (default: as installed before, else ${defaultPrefix})`
 
@@ -128,6 +131,9 @@ async function install(context: Context, options: PlanOptions & ApplyOptions): P
   warnOfTimers(context, installation)
   const files = planFiles(installation)
   refuseWhatSystemdRefuses(installation, files)
+  // A service without its secrets cannot begin. Whoever only writes may put them there afterwards.
+  if (options.now === true && options.dryRun !== true && root === '/')
+    await refuseProblems(installation.manifest, missingCredentials(installation), options.config, mend)
   const found = findChanges(installation, files)
   const units = targetUnits(installation)
   const before = installedUnits(installation)
@@ -139,7 +145,9 @@ async function install(context: Context, options: PlanOptions & ApplyOptions): P
   if (!(await mayChange(context, changes, options))) return
   if (options.now === true && gone.length > 0) await systemctl('stop', gone)
   makeChanges(installation, changes)
-  for (const line of missingCredentials(installation)) terminal.note(line)
+  makeCredentialsFolder(installation)
+  for (const { problem } of missingCredentials(installation)) terminal.note(problem)
+  for (const line of openCredentials(installation)) terminal.note(line)
   const target = `${prefix}.target`
   if (root !== '/') {
     await systemctl('enable', ['--quiet', `--root=${root}`, target])
@@ -233,20 +241,6 @@ async function mayChange(
   return false
 }
 
-/** Makes the folder of secrets, and says which are not there yet or are open to others. */
-function missingCredentials(installation: Installation): string[] {
-  const folder = join(settingsFolder(installation), 'credentials')
-  mkdirSync(below(installation, folder), { recursive: true })
-  chmodSync(below(installation, folder), 0o700)
-  return installation.manifest.service.secrets.flatMap((secret) => {
-    const file = join(folder, secret)
-    const found = statSync(below(installation, file), { throwIfNoEntry: false })
-    if (found === undefined)
-      return [`missing: ${file}; put the value there: install -m 600 /dev/stdin ${file}`]
-    return (found.mode & 0o077) === 0 ? [] : [`open to others: ${file}; close it: chmod 600 ${file}`]
-  })
-}
-
 async function restart(
   context: Context,
   options: { config: string; prefix?: string; worker?: string[] },
@@ -261,16 +255,27 @@ async function restart(
     )
   const slots = manifest.workers
     .filter(({ name }) => options.worker?.includes(name) ?? true)
-    .flatMap((worker) => worker.slots.map((slot) => ({ unit: runnerUnit(installation, slot), slot })))
+    .flatMap((worker) =>
+      worker.slots.map((slot) => ({
+        unit: runnerUnit(installation, slot),
+        slot,
+        withinMs: runnerStopTimeoutMs(manifest) + startTimeoutMs,
+      })),
+    )
   const others = daemonsOf(manifest).map(({ name }): Restartable => ({
     unit: `${prefix}-${name}.service`,
     slot: null,
+    withinMs: daemonStopTimeoutMs + startTimeoutMs,
   }))
   // Who watches comes first: it knows the new program's ways before the workers do, and is the least that can go wrong.
   const services = [...(options.worker === undefined ? others : []), ...slots]
   await withDatabase(withCredentials(context, installation), (session) =>
     restartOneByOne(session.pool, services, (service, tookMs) =>
-      context.terminal.out(`${service.unit} is back after ${(tookMs / 1_000).toFixed(1)} s`),
+      context.terminal.out(
+        tookMs === null
+          ? `${service.unit} is stopped, and is left so; start it: systemctl start ${service.unit}`
+          : `${service.unit} is back after ${(tookMs / 1_000).toFixed(1)} s`,
+      ),
     ),
   )
 }

@@ -29,7 +29,8 @@ export const finalExitCodes: readonly number[] = [processExitCodes.misconfigured
 /** After a drain: settling, leaving, closing; and something for a machine that is busy. */
 const leavingMs = 25_000
 const leastStopMs = 60_000
-const shortStopMs = 30_000
+/** How long a daemon that is no runner may take. */
+export const daemonStopTimeoutMs = 30_000
 
 /** How long a runner may take to stop before it is killed. */
 export function runnerStopTimeoutMs({ drainTimeoutMs }: Pick<Manifest, 'drainTimeoutMs'>): number {
@@ -58,7 +59,7 @@ export function processKinds(manifest: Manifest): ProcessKind[] {
       args: () => [],
       directory: manifest.directory,
       env,
-      stopTimeoutMs: shortStopMs,
+      stopTimeoutMs: daemonStopTimeoutMs,
     })),
     ...manifest.workers.map((worker) => ({
       name: worker.name,

@@ -5,13 +5,14 @@
 import type { Manifest } from '@leasehold/manifest'
 import { ConfigError, type ConfigProblem } from '@leasehold/queue'
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, dirname, isAbsolute, join } from 'node:path'
+import { daemons } from '../processes/daemons.ts'
 import { toCalendar } from './calendar.ts'
-import { below, daemonsOf, type Installation, runnerUnit, unitFolder } from './installation.ts'
+import { below, type Installation, runnerUnit, unitFolder } from './installation.ts'
 import { examineNode } from './node-program.ts'
-import type { PlannedFile } from './units.ts'
+import { type PlannedFile, servicesOf } from './units.ts'
 
 /** Folders that the units' sandbox hides from a service, and the directive that does. */
 const hidden: readonly (readonly [folder: string, by: string])[] = [
@@ -32,6 +33,7 @@ export function impossibleIn(installation: Installation): ConfigProblem[] {
     ...pathProblems(installation),
     ...nameProblems(installation),
     ...scheduleProblems(installation),
+    ...loginProblems(installation),
   ]
   if (!manifest.service.secrets.includes('DATABASE_URL')) {
     problems.push({
@@ -93,12 +95,7 @@ function readIfThere(file: string): string {
 function pathProblems(installation: Installation): ConfigProblem[] {
   const { manifest, programs } = installation
   const node = programs.get('runner')?.[0] ?? ''
-  const used = [
-    ...(manifest.workers.length > 0 ? ['runner'] : []),
-    ...daemonsOf(manifest).map(({ name }) => name),
-    ...(installation.timers ? ['fire'] : []),
-  ]
-  const entries = used.map((name) => programs.get(name)?.at(-1) ?? '')
+  const entries = servicesOf(installation).map((name) => programs.get(name)?.at(-1) ?? '')
   const paths = new Map<string, string>([
     ['the manifest', manifest.file],
     ['node', node],
@@ -108,7 +105,7 @@ function pathProblems(installation: Installation): ConfigProblem[] {
   const account = findUser(installation)
   return [...paths].flatMap(([name, path]) => {
     const problem =
-      pathProblem(path) ??
+      pathProblem(installation, path) ??
       accessProblem(installation, account, path) ??
       (name === 'node' ? versionProblem(installation, path) : null)
     return problem === null ? [] : [{ name, problem }]
@@ -121,18 +118,36 @@ function versionProblem({ root }: Installation, program: string): string | null 
   return found !== null && 'problem' in found ? found.problem : null
 }
 
-function pathProblem(path: string): string | null {
+function pathProblem(installation: Installation, path: string): string | null {
   if (!isAbsolute(path)) return `'${path}' must be an absolute path`
   if (/\p{Cc}/u.test(path)) return 'its path has control characters, which no unit can hold'
-  const cover = hidden.find(([folder]) => path === folder || path.startsWith(`${folder}/`))
-  if (cover === undefined) return null
-  return `${path} is below ${cover[0]}, which ${cover[1]} hides from services: install below /opt or /srv`
+  const covered = [path, ...linked(installation, path)].flatMap((one) => {
+    const cover = hidden.find(([folder]) => one === folder || one.startsWith(`${folder}/`))
+    return cover === undefined ? [] : [{ one, cover }]
+  })
+  if (covered[0] === undefined) return null
+  const { one, cover } = covered[0]
+  const where = one === path ? `${path} is` : `${path} leads to ${one},`
+  return `${where} below ${cover[0]}, which ${cover[1]} hides from services: install below /opt or /srv`
+}
+
+/** Where a path ends behind its links, when that is elsewhere; only looked at on this machine. */
+function linked({ root }: Installation, path: string): string[] {
+  if (root !== '/') return []
+  try {
+    const real = realpathSync(path)
+    return real === path ? [] : [real]
+  } catch {
+    return [] // it is not there, or may not be read: told by accessProblem
+  }
 }
 
 /** Whether the user reaches a path; only looked at on this machine. */
 function accessProblem(installation: Installation, account: Account | null, path: string): string | null {
   if (installation.root !== '/' || account === null) return null
-  const steps = path.split('/').map((_, index, parts) => parts.slice(0, index + 1).join('/') || '/')
+  const steps = [path, ...linked(installation, path)].flatMap((one) =>
+    one.split('/').map((_, index, parts) => parts.slice(0, index + 1).join('/') || '/'),
+  )
   for (const step of steps) {
     const found = statSync(step, { throwIfNoEntry: false })
     if (found === undefined) return `${step} does not exist`
@@ -154,6 +169,21 @@ function nameProblems(installation: Installation): ConfigProblem[] {
       if (!/^[\w:.@-]+$/.test(unit)) return [{ name, problem: `'${slot}' cannot be the instance of a unit` }]
       return unit.length > longestName ? [{ name, problem: `the unit's name ${unit} is too long` }] : []
     }),
+  )
+}
+
+/** A service of another name would go on with the login of all, and nobody would notice. */
+function loginProblems({ manifest }: Installation): ConfigProblem[] {
+  const known = ['runner', ...daemons.map(({ name }) => name), 'fire']
+  return manifest.service.ownLogins.flatMap((name, index) =>
+    known.includes(name)
+      ? []
+      : [
+          {
+            name: `service.ownLogins.${index}`,
+            problem: `'${name}' is no service; there are: ${known.join(', ')}`,
+          },
+        ],
   )
 }
 

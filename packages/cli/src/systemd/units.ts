@@ -93,13 +93,33 @@ function ownersOf(secret: string): string[] {
   return owners.length > 0 ? owners : ['runner']
 }
 
+/** The credentials of a service (`runner`, `fire`, or a daemon), by name: the file of each on the installed machine. */
+export function credentialsOf(installation: Installation, name: string): ReadonlyMap<string, string> {
+  const { secrets, ownLogins } = installation.manifest.service
+  const folder = join(settingsFolder(installation), 'credentials')
+  const own = secrets.filter((secret) => secret !== 'DATABASE_URL' && ownersOf(secret).includes(name))
+  const login = ownLogins.includes(name) ? `DATABASE_URL.${name}` : 'DATABASE_URL'
+  return new Map([
+    ['DATABASE_URL', join(folder, login)],
+    ...own.map((secret) => [secret, join(folder, secret)] as const),
+  ])
+}
+
+/** The services that an installation has units for, by the names of {@link credentialsOf}. */
+export function servicesOf({ manifest, timers }: Installation): string[] {
+  return [
+    ...(manifest.workers.length > 0 ? ['runner'] : []),
+    ...daemonsOf(manifest).map(({ name }) => name),
+    ...(timers ? ['fire'] : []),
+  ]
+}
+
 /** What every process of a kind gets that the shipped unit cannot know. */
 function siteLines(installation: Installation, name: string): string[] {
   const { manifest, prefix, programs } = installation
   const folder = settingsFolder(installation)
-  const secrets = manifest.service.secrets.filter(
-    (secret) => secret !== 'DATABASE_URL' && ownersOf(secret).includes(name),
-  )
+  const credentials = [...credentialsOf(installation, name)]
+  const ownLogin = manifest.service.ownLogins.includes(name)
   const more: Readonly<Record<string, readonly string[]>> = {
     runner: ['--config', manifest.file, '--slot'],
     fire: ['schedules', 'fire'],
@@ -114,7 +134,11 @@ function siteLines(installation: Installation, name: string): string[] {
     `WorkingDirectory=${path(manifest.directory)}`,
     'EnvironmentFile=',
     `EnvironmentFile=${path(join(folder, `${prefix}.env`))}`,
-    ...secrets.map((secret) => `LoadCredential=${secret}:${path(join(folder, 'credentials', secret))}`),
+    // Empty: without the one of the shipped unit.
+    ...(ownLogin ? ['LoadCredential='] : []),
+    ...credentials
+      .filter(([secret]) => ownLogin || secret !== 'DATABASE_URL')
+      .map(([secret, file]) => `LoadCredential=${secret}:${path(file)}`),
     ...(viaProgram && name !== 'fire' ? ['NotifyAccess=all'] : []),
     ...(name === 'runner'
       ? [`WatchdogSec=${manifest.wedgeLimitMs}ms`, `TimeoutStopSec=${runnerStopTimeoutMs(manifest)}ms`]

@@ -33,6 +33,7 @@ const editable = [
   'cron',
   'enabled',
   'every',
+  'fired_by',
   'jitter',
   'key',
   'name',

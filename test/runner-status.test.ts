@@ -6,28 +6,45 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { receiveDatagrams } from '../packages/service/test/datagrams.ts'
-import { createTestDatabase } from './harness/database.ts'
+import { createTestDatabase, type TestDatabase } from './harness/database.ts'
 import { spawnProcess } from './harness/processes.ts'
 
 // Only Linux has systemd; elsewhere there is nothing to talk to.
 describe.runIf(process.platform === 'linux')('on Linux', () => {
+  /** A runner, and the systemd that hears it. */
+  async function startHeard(db: TestDatabase, slot: string, onTestFinished: (end: () => unknown) => void) {
+    const folder = await mkdtemp(join(tmpdir(), 'leasehold-notify-'))
+    onTestFinished(() => rm(folder, { recursive: true, force: true }))
+    const systemd = receiveDatagrams(join(folder, 'notify.sock'))
+    onTestFinished(() => systemd.close())
+    const runner = spawnProcess({
+      script: 'daemons/runner/src/main.ts',
+      args: ['--module', './daemons/runner/test/fixtures/created.ts', '--slot', slot],
+      env: { DATABASE_URL: db.url, LEASEHOLD_BEAT_INTERVAL_MS: '500', NOTIFY_SOCKET: systemd.path },
+    })
+    return { systemd, runner }
+  }
+
+  test('an operator who drains it makes it say that it is stopping', async ({ onTestFinished }) => {
+    const db = await createTestDatabase()
+    onTestFinished(() => db.drop())
+    const { systemd, runner } = await startHeard(db, 'drained@1', onTestFinished)
+    await expect.poll(() => systemd.received(), { timeout: 30_000 }).toContain('READY=1')
+    expect(systemd.received()).not.toContain('STOPPING=1')
+    await db.pool.query("select leasehold.drain_slot('drained@1')")
+    expect(await runner.exit).toEqual({ code: 0, signal: null })
+    await expect.poll(() => systemd.received()).toContain('STOPPING=1')
+  })
+
   test('the status says for how long no monitor has looked, and no more once one has', async ({
     onTestFinished,
   }) => {
     const db = await createTestDatabase()
     onTestFinished(() => db.drop())
-    const folder = await mkdtemp(join(tmpdir(), 'leasehold-notify-'))
-    onTestFinished(() => rm(folder, { recursive: true, force: true }))
-    const systemd = receiveDatagrams(join(folder, 'notify.sock'))
-    onTestFinished(() => systemd.close())
     const look = `select leasehold.monitor_beat('00000000-0000-4000-8000-000000000001', 'gull.example', 1, '1', 60000)`
     await db.pool.query(look)
     await db.pool.query(`update leasehold.monitors set ticked_at = leasehold.clock() - interval '4 minutes'`)
-    const runner = spawnProcess({
-      script: 'daemons/runner/src/main.ts',
-      args: ['--module', './daemons/runner/test/fixtures/created.ts', '--slot', 'alone@1'],
-      env: { DATABASE_URL: db.url, LEASEHOLD_BEAT_INTERVAL_MS: '500', NOTIFY_SOCKET: systemd.path },
-    })
+    const { systemd, runner } = await startHeard(db, 'alone@1', onTestFinished)
     const last = (): string | undefined =>
       systemd.received().findLast((line) => line.startsWith('STATUS=alone@1'))
     await expect

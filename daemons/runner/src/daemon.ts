@@ -66,6 +66,7 @@ async function run(told: Told, life: DaemonLife, { url, schema }: ReadyDatabase,
       ...settingsOf(told, watchdog),
       onTurn: () => watchdog.turned(),
       onBeat: () => life.ready(),
+      onDrain: () => life.stopping(),
     },
     stop,
   )

@@ -310,6 +310,7 @@ test('every error has a code of its own, its own name, and ends by saying what t
     new library.LeaseLostError(example),
     new library.TaskFailedError('1', 'dead', null),
     new library.WaitTimeoutError('1', 5),
+    new library.ScheduleBusyError('nightly'),
   ]
   const exported = Object.values(library).filter(
     (value) => typeof value === 'function' && value.prototype instanceof library.LeaseholdError,

@@ -51,11 +51,15 @@ export interface RunnerOptions {
   readonly onTurn?: () => void
   /** Called when a beat of the heartbeat thread was acknowledged; the first one comes right after the start. */
   readonly onBeat?: () => void
+  /** Called when it begins to drain, whoever asked for it. */
+  readonly onDrain?: () => void
 }
 
 /** The options with every default filled in. */
-export type Settings = Required<Omit<RunnerOptions, 'runFilterId' | 'schemaVersion' | 'onTurn' | 'onBeat'>> &
-  Pick<RunnerOptions, 'runFilterId' | 'schemaVersion' | 'onTurn' | 'onBeat'> & {
+export type Settings = Required<
+  Omit<RunnerOptions, 'runFilterId' | 'schemaVersion' | 'onTurn' | 'onBeat' | 'onDrain'>
+> &
+  Pick<RunnerOptions, 'runFilterId' | 'schemaVersion' | 'onTurn' | 'onBeat' | 'onDrain'> & {
     /** Tasks at once of a stage that does not say. */
     readonly stageConcurrency: number
   }

@@ -280,6 +280,7 @@ class RunnerProcess implements Runner {
       'draining: nothing more is claimed',
     )
     this.draining.abort()
+    this.settings.onDrain?.()
   }
 
   async drain(): Promise<void> {

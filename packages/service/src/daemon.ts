@@ -40,6 +40,8 @@ export interface DaemonLife {
   status(text: string): void
   /** It does its work from now on; only the first call counts. */
   ready(): void
+  /** It is about to end although nobody sent a signal. */
+  stopping(): void
   /** What the second signal does from now on, instead of ending the process at once. */
   onSecondSignal(act: () => void): void
   /** What is said about a database that is not ready, as withReadyDatabase of @leasehold/postgres asks for it. */
@@ -93,6 +95,7 @@ async function live<Told extends { readonly config: Config }>(
       watchdog,
       status: (text) => systemd.status(text),
       ready: () => start.ready(),
+      stopping: () => systemd.stopping(),
       onSecondSignal,
       told: {
         onWaiting(error) {

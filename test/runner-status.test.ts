@@ -4,27 +4,27 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, type TestContext } from 'vitest'
 import { receiveDatagrams } from '../packages/service/test/datagrams.ts'
 import { createTestDatabase, type TestDatabase } from './harness/database.ts'
 import { spawnProcess } from './harness/processes.ts'
 
+/** A runner, and the systemd that hears it. */
+async function startHeard(db: TestDatabase, slot: string, atEnd: TestContext['onTestFinished']) {
+  const folder = await mkdtemp(join(tmpdir(), 'leasehold-notify-'))
+  atEnd(() => rm(folder, { recursive: true, force: true }))
+  const systemd = receiveDatagrams(join(folder, 'notify.sock'))
+  atEnd(() => systemd.close())
+  const runner = spawnProcess({
+    script: 'daemons/runner/src/main.ts',
+    args: ['--module', './daemons/runner/test/fixtures/created.ts', '--slot', slot],
+    env: { DATABASE_URL: db.url, LEASEHOLD_BEAT_INTERVAL_MS: '500', NOTIFY_SOCKET: systemd.path },
+  })
+  return { systemd, runner }
+}
+
 // Only Linux has systemd; elsewhere there is nothing to talk to.
 describe.runIf(process.platform === 'linux')('on Linux', () => {
-  /** A runner, and the systemd that hears it. */
-  async function startHeard(db: TestDatabase, slot: string, onTestFinished: (end: () => unknown) => void) {
-    const folder = await mkdtemp(join(tmpdir(), 'leasehold-notify-'))
-    onTestFinished(() => rm(folder, { recursive: true, force: true }))
-    const systemd = receiveDatagrams(join(folder, 'notify.sock'))
-    onTestFinished(() => systemd.close())
-    const runner = spawnProcess({
-      script: 'daemons/runner/src/main.ts',
-      args: ['--module', './daemons/runner/test/fixtures/created.ts', '--slot', slot],
-      env: { DATABASE_URL: db.url, LEASEHOLD_BEAT_INTERVAL_MS: '500', NOTIFY_SOCKET: systemd.path },
-    })
-    return { systemd, runner }
-  }
-
   test('an operator who drains it makes it say that it is stopping', async ({ onTestFinished }) => {
     const db = await createTestDatabase()
     onTestFinished(() => db.drop())

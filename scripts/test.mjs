@@ -3,12 +3,14 @@
  *
  * Installs when needed, runs the whole suite on PostgreSQL 18, of it the tests of the database program on 14 to 17 as well.
  * With arguments (`npm test -- packages/queue`) they go to vitest and one version is tested: LEASEHOLD_TEST_PG, or 18.
- * The last line is `N passed, N failed`, summed over all runs; the exit code is 1 when anything failed.
+ * At the end stand the failures of all runs by name, so that they are found in a long log, and `N passed, N failed`, summed
+ * over all runs; the exit code is 1 when anything failed.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
+import { stripVTControlCharacters } from 'node:util'
 import { ensureInstall, pinnedEnvironment, repository } from './ensure-install.mjs'
 
 /** Tests of a real PgBouncer, which no package brings along. */
@@ -20,6 +22,7 @@ const node = ensureInstall()
 const given = process.argv.slice(2)
 const reports = mkdtempSync(join(tmpdir(), 'leasehold-reports-'))
 const totals = { passed: 0, failed: 0 }
+const failures = []
 let runs = 0
 
 if (given.length > 0) {
@@ -36,6 +39,7 @@ if (given.length > 0) {
   for (const major of ['18', ...olderVersions()]) runVitest(major, [...databaseTests, ...sharing])
 }
 rmSync(reports, { recursive: true, force: true })
+for (const line of failures) console.log(line)
 console.log(`${totals.passed} passed, ${totals.failed} failed`)
 process.exit(totals.failed === 0 ? 0 : 1)
 
@@ -86,17 +90,35 @@ function runVitest(major, args) {
     env: { ...pinnedEnvironment(), LEASEHOLD_TEST_PG: major },
     stdio: 'inherit',
   })
-  const { passed, failed } = count(report)
+  const { passed, failed, named } = count(report)
   totals.passed += passed
   // A file that does not load and an error outside of any test fail a run without failing a test.
   totals.failed += failed === 0 && status !== 0 ? 1 : failed
+  failures.push(...named.map((name) => `FAILED on PostgreSQL ${major}: ${name}`))
+  if (named.length === 0 && status !== 0) {
+    failures.push(`FAILED on PostgreSQL ${major}: outside of any test (${what}), exit code ${status}`)
+  }
 }
 
 function count(report) {
-  if (!existsSync(report)) return { passed: 0, failed: 1 }
+  if (!existsSync(report)) return { passed: 0, failed: 1, named: [] }
   const { numPassedTests, numFailedTests, testResults } = JSON.parse(readFileSync(report, 'utf8'))
-  const unloaded = testResults.filter(
-    (file) => file.status === 'failed' && file.assertionResults.length === 0,
-  )
-  return { passed: numPassedTests, failed: numFailedTests + unloaded.length }
+  const named = testResults.flatMap((file) => {
+    const path = relative(repository, file.name)
+    const unloaded = file.status === 'failed' && file.assertionResults.length === 0
+    if (unloaded) return [`${path} did not load\n${indented(file.message)}`]
+    return file.assertionResults
+      .filter((test) => test.status === 'failed')
+      .map((test) => `${path}: ${test.fullName}\n${indented(test.failureMessages.join('\n'))}`)
+  })
+  return { passed: numPassedTests, failed: Math.max(numFailedTests, named.length), named }
+}
+
+function indented(text) {
+  const lines = stripVTControlCharacters(text).split('\n')
+  return lines
+    .filter((line) => !/^\s+at .*(node_modules|new Promise)/.test(line))
+    .slice(0, 15)
+    .map((line) => `    ${line}`)
+    .join('\n')
 }

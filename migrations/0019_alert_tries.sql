@@ -35,15 +35,6 @@ as $$
   where c.channel = 'email' and c.enabled and not exists (select from served)
 $$;
 
--- A monitor says where it can send. Written at most once in half a minute by each channel.
-create or replace function leasehold.serve_channels(p_channels text[]) returns void
-  language sql security definer
-  set search_path = pg_catalog, leasehold, pg_temp
-as $$
-  update leasehold.alert_channels c set served_at = leasehold.clock()
-  where c.channel = any (p_channels) and coalesce(leasehold.believed(c.served_at, leasehold.clock()), '-infinity') < leasehold.clock() - interval '30 seconds'
-$$;
-
 -- Makes news of what has changed: incidents to tell for the first time, again, or as over. Reads the state and not what
 -- one look found, so a look that could not tell leaves it to the next ones, for six hours also what was over meanwhile.
 -- Deliberately no news: rules that say never, what was over before min_age, an outage of the channel itself.
@@ -163,174 +154,7 @@ as $$
   where d.latest > leasehold.clock()
 $$;
 
--- What has to be told now: a row for each channel with a message to write, and how long what waits has to wait.
--- news: [{news_id, what, incident}] in the order in which it happened; of a kind's incidents beyond the first hundred
--- the long lists are left out. Locks the channels, so that the count of their messages stands until the caller commits.
--- p_interval: the monitor's. p_unfinished: more dead workers are about to be released.
-create or replace function leasehold.due_messages(p_interval interval, p_unfinished boolean default false)
-  returns table (channel text, purpose text, news jsonb, again interval)
-  language plpgsql security definer
-  set search_path = pg_catalog, leasehold, pg_temp
-as $$
-#variable_conflict use_column
-declare
-  v_now timestamptz := leasehold.clock();
-  v_day timestamptz := leasehold.alert_day(v_now);
-  v_quiet boolean := leasehold.is_quiet(v_now);
-  v_policy leasehold.alert_policy;
-  v_channel record;
-  v_used record;
-  v_last record;
-  v_picked bigint[];
-  v_incidents bigint[];
-  v_minor boolean;
-  v_until timestamptz;
-begin
-  select * into strict v_policy from leasehold.alert_policy;
-  for v_channel in
-    select c.channel, coalesce(c.per_day, v_policy.per_day) as per_day from leasehold.alert_channels c
-    where c.channel in (select leasehold.alert_targets()) order by c.channel for update
-  loop
-    continue when not exists (select from leasehold.alert_news n where n.channel = v_channel.channel and n.told_at is null);
-    channel := v_channel.channel; purpose := null; news := null; again := null;
-    v_used := leasehold.alerts_used(channel, v_now);
-    if (v_used.waiting or v_used.used < v_channel.per_day)
-      and exists (select from leasehold.alert_news n where n.channel = v_channel.channel and n.told_at is null
-        and coalesce(leasehold.believed(n.at, v_now), '-infinity') < v_day)
-      and not exists (select from leasehold.alerts a
-        where a.channel = v_channel.channel and a.purpose = 'digest' and a.created_at >= v_day
-          and leasehold.believed(a.created_at, v_now) is not null)
-    then
-      purpose := 'digest';
-      v_picked := array(select n.id from leasehold.alert_news n
-        where n.channel = v_channel.channel and n.told_at is null order by n.id);
-    else
-      select array_agg(n.id order by n.id), array_agg(n.incident_id) filter (where n.what = 'opened'), bool_and(n.minor)
-      into v_picked, v_incidents, v_minor
-      from leasehold.alert_news n join leasehold.incidents i on i.id = n.incident_id
-      cross join lateral leasehold.alert_rule(i.kind) r
-      where n.channel = v_channel.channel and n.told_at is null and r.tell = 'now' and (r.through_quiet or not v_quiet);
-      continue when v_picked is null;
-      continue when not v_used.waiting
-        and v_used.used >= v_channel.per_day - case when v_minor then v_policy.reserve else 0 end;
-      select a.created_at into v_last from leasehold.alerts a where a.channel = v_channel.channel order by a.id desc limit 1;
-      v_until := greatest(leasehold.believed(v_last.created_at, v_now) + v_policy.gap, leasehold.burst_ends_at(v_incidents, p_interval),
-        case when p_unfinished and exists (select from leasehold.alert_news n
-          where n.id = any (v_picked) having min(leasehold.believed(n.at, v_now)) > v_now - least(p_interval, interval '1 minute')) then v_now + interval '1 ms' end);
-      if v_until > v_now then
-        again := v_until - v_now;
-        return next;
-        continue;
-      end if;
-      purpose := 'alert';
-    end if;
-    select jsonb_agg(jsonb_build_object('news_id', x.id::text, 'what', x.what,
-      'incident', to_jsonb(x.incident) || jsonb_build_object('id', x.incident_id::text)
-        || case when x.nr > 100 then jsonb_build_object('details', (x.incident).details - 'held') else '{}' end) order by x.id)
-    into news
-    from (
-      select n.id, n.what, n.incident_id, i as incident, row_number() over (partition by i.kind order by n.id) as nr
-      from leasehold.alert_news n join leasehold.incidents i on i.id = n.incident_id where n.id = any (v_picked)
-    ) x;
-    return next;
-  end loop;
-end
-$$;
-
 -- --------------------------------------------------------------------------------------------- handing it over
-
--- Takes all messages of a channel that wait, to hand them over as one; nobody else gets them within p_for, and a sender
--- that dies leaves nothing behind but that wait. No row: nothing waits, or the channel asked to be left alone; then
--- `leasehold.alert_channels.not_before` says until when. Nothing either while the channel is switched off or withheld.
--- What its rules never tell since it was written is set aside as refused. Bodies beyond the first hundred are null.
-create or replace function leasehold.claim_messages(p_channel text, p_for interval)
-  returns table (id bigint, subject text, body text, purpose text, created_at timestamptz, tries integer,
-    incidents jsonb, transmission uuid)
-  language plpgsql security definer
-  set search_path = pg_catalog, leasehold, pg_temp
-as $$
-#variable_conflict use_column
-declare
-  v_now timestamptz;
-  v_channel leasehold.alert_channels;
-  v_transmission uuid := gen_random_uuid();
-begin
-  select * into v_channel from leasehold.alert_channels c where c.channel = p_channel and c.enabled for update;
-  v_now := leasehold.clock(); -- not before the lock: waiting for it takes time as well
-  if not found or leasehold.believed(v_channel.not_before, v_now, interval '2 hours') > v_now then
-    return;
-  end if;
-  insert into leasehold.alert_doubts (transmission, channel, at, reason)
-  select distinct a.transmission, a.channel, v_now, 'its sender ended without a word' from leasehold.alerts a
-  where a.channel = p_channel and a.sent_at is null and a.refused_at is null and a.claimed_until is not null
-    and coalesce(leasehold.believed(a.claimed_until, v_now, interval '2 hours') <= v_now, true)
-  on conflict on constraint doubt_once_per_transmission do nothing;
-  if found then
-    update leasehold.alert_channels c set failing_since = coalesce(c.failing_since, v_now), failures = c.failures + 1,
-      last_error = 'a sender ended without a word'
-    where c.channel = p_channel;
-    -- They wait again, so that what was withheld goes on being told with them.
-    update leasehold.alerts a set claimed_until = null
-    where a.channel = p_channel and a.sent_at is null and a.refused_at is null
-      and coalesce(leasehold.believed(a.claimed_until, v_now, interval '2 hours') <= v_now, true);
-  end if;
-  if leasehold.is_withheld(p_channel, v_now) then
-    return;
-  end if;
-  update leasehold.alerts a set refused_at = v_now, last_error = 'the rules say never since it was written'
-  where a.channel = p_channel and a.sent_at is null and a.refused_at is null and a.claimed_until is null
-    and exists (select from leasehold.incidents i where i.id = any (a.incident_ids))
-    and not exists (select from leasehold.incidents i cross join lateral leasehold.alert_rule(i.kind) r
-      where i.id = any (a.incident_ids) and r.tell <> 'never');
-  return query
-  with claimed as (
-    update leasehold.alerts a set tries = a.tries + 1, claimed_until = v_now + p_for, transmission = v_transmission
-    where a.channel = p_channel and a.sent_at is null and a.refused_at is null
-      and coalesce(leasehold.believed(a.claimed_until, v_now, interval '2 hours') <= v_now, true)
-    returning a.*
-  ), numbered as (
-    select c.*, row_number() over (order by c.id) as nr from claimed c
-  )
-  select n.id, n.subject, case when n.nr <= 100 then n.body end, n.purpose, n.created_at, n.tries,
-    case when n.nr <= 100 then (select coalesce(jsonb_agg(jsonb_build_object('id', i.id::text, 'kind', i.kind, 'subject', i.subject,
-      'summary', i.summary, 'opened_at', i.opened_at, 'resolved_at', i.resolved_at) order by i.id), '[]')
-      from (select i.* from leasehold.incidents i where i.id = any (n.incident_ids) order by i.id limit 500) i) end,
-    v_transmission
-  from numbered n order by n.id;
-end
-$$;
-
--- A transmission was not taken: its messages go back and are due again after p_delay; with p_refused they stay until
--- somebody asks for them (retry_alerts). p_alone: the other side wants to be left alone until p_delay has passed.
--- p_doubtful: everything was handed over and no answer came, so it may have been taken. Zero effect on messages that
--- somebody else has claimed meanwhile. Locks: the channel, then alerts, as in a look; the incident is the next look's.
-drop function leasehold.messages_failed(text, uuid, text, interval, boolean, boolean);
-create function leasehold.messages_failed(
-  p_channel text, p_transmission uuid, p_error text, p_delay interval, p_refused boolean default false,
-  p_alone boolean default false, p_doubtful boolean default false
-) returns void
-  language plpgsql security definer
-  set search_path = pg_catalog, leasehold, pg_temp
-as $$
-declare
-  v_now timestamptz;
-begin
-  perform from leasehold.alert_channels c where c.channel = p_channel for update;
-  v_now := leasehold.clock();
-  update leasehold.alert_channels c set failing_since = coalesce(c.failing_since, v_now), failures = c.failures + 1,
-    last_error = p_error, not_before = case when p_alone then v_now + p_delay end
-  where c.channel = p_channel;
-  update leasehold.alerts a set claimed_until = null, last_error = p_error, next_try_at = v_now + p_delay,
-    refused_at = case when p_refused then v_now end
-  where a.transmission = p_transmission and a.channel = p_channel and a.sent_at is null;
-  if p_doubtful then
-    delete from leasehold.alert_doubts d
-    where d.channel = p_channel and (d.at < v_now - interval '7 days' or leasehold.believed(d.at, v_now) is null);
-    insert into leasehold.alert_doubts (transmission, channel, at, reason) values (p_transmission, p_channel, v_now, p_error)
-    on conflict on constraint doubt_once_per_transmission do nothing;
-  end if;
-end
-$$;
 
 -- Channels with a message that has been due for p_slack and that nobody has in hand: its job must have been lost. Not those that
 -- are switched off or withheld.
@@ -347,17 +171,6 @@ as $$
           leasehold.believed(a.claimed_until, k.now, interval '2 hours'), leasehold.believed(c.not_before, k.now, interval '2 hours')),
           '-infinity') < k.now - p_slack)
     and not leasehold.is_withheld(c.channel, k.now)
-$$;
-
--- In how long a channel that has something to send may be asked again; null: now, or nothing waits. Not for those that are
--- switched off or withheld: looks find when that is over.
-create function leasehold.channel_rests(p_channel text) returns interval
-  language sql stable
-  set search_path = pg_catalog, leasehold, pg_temp
-as $$
-  select leasehold.believed(c.not_before, k.now, interval '2 hours') - k.now
-  from (select leasehold.clock() as now) k join leasehold.alert_channels c on c.channel = p_channel
-  where c.enabled and leasehold.believed(c.not_before, k.now, interval '2 hours') > k.now
 $$;
 
 -- --------------------------------------------------------------------------------------------- what is wrong right now
@@ -551,8 +364,7 @@ from (
 ) c;
 
 -- ------------------------------------------------------------------------------------------------------- grants
-revoke all on function leasehold.is_withheld(text, timestamptz), leasehold.channel_rests(text), leasehold.channel_conditions(),
-  leasehold.messages_failed(text, uuid, text, interval, boolean, boolean, boolean) from public;
+revoke all on function leasehold.is_withheld(text, timestamptz), leasehold.channel_conditions() from public;
 
 do $$
 declare

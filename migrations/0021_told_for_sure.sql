@@ -261,7 +261,8 @@ $$;
 -- somebody asks for them (retry_alerts). p_alone: the other side wants to be left alone until p_delay has passed.
 -- p_doubtful: everything was handed over and no answer came, so it may have been taken. Zero effect on messages that
 -- somebody else has claimed meanwhile. Locks: the channel, then alerts, as in a look; the incident is the next look's.
-create or replace function leasehold.messages_failed(
+drop function leasehold.messages_failed(text, uuid, text, interval, boolean, boolean);
+create function leasehold.messages_failed(
   p_channel text, p_transmission uuid, p_error text, p_delay interval, p_refused boolean default false,
   p_alone boolean default false, p_doubtful boolean default false
 ) returns void
@@ -291,7 +292,7 @@ $$;
 -- In how long a channel that has something to send may be asked again; null: now, or nothing waits. What quiet hours hold
 -- back is asked about every minute, so that a change of the policy counts. Not for those that are switched off or
 -- withheld: looks find when that is over.
-create or replace function leasehold.channel_rests(p_channel text) returns interval
+create function leasehold.channel_rests(p_channel text) returns interval
   language sql stable
   set search_path = pg_catalog, leasehold, pg_temp
 as $$
@@ -382,7 +383,8 @@ $$;
 
 -- ------------------------------------------------------------------------------------------------------- grants
 revoke all on function leasehold.is_held(text, timestamptz), leasehold.why_untold(),
-  leasehold.begin_handover(text, uuid, interval), leasehold.deaths_since() from public;
+  leasehold.begin_handover(text, uuid, interval), leasehold.deaths_since(), leasehold.channel_rests(text),
+  leasehold.messages_failed(text, uuid, text, interval, boolean, boolean, boolean) from public;
 
 do $$
 declare

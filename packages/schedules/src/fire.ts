@@ -5,6 +5,7 @@
  * and slots by the database's: who comes a little before the slot waits for it. What talks to a database in this package
  * is this file and next-slots.ts.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import {
   type Db,
   type FiringRecord,
@@ -106,10 +107,6 @@ async function slotAhead(db: Db, facts: ScheduleFacts, nowMs: number): Promise<D
   const open =
     last !== null && last.getTime() > facts.since && (await firingOf(db, facts.name, last)) === null
   return open ? null : next
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms))
 }
 
 function chooseSlot(facts: ScheduleFacts, which: WhichSlot, nowMs: number): Date {

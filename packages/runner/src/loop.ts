@@ -10,7 +10,7 @@
  * life.ts. What runs meanwhile: attempts.ts.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { Db } from '@leasehold/queue'
+import type { ClaimedRow, Db } from '@leasehold/queue'
 import { OutageLog, retryDelayMs, sleep } from '@leasehold/postgres'
 import { Attempts } from './attempts.ts'
 import { Capacity } from './capacity.ts'
@@ -88,7 +88,7 @@ export class Loop {
     })
     this.attempts = new Attempts(host, this.ledger, this.capacity, {
       wake: () => this.wake(),
-      waited: () => this.pace.waited(),
+      waited: () => this.pace.beCautious(),
     })
   }
 
@@ -170,6 +170,7 @@ export class Loop {
     this.answered()
     const got = wish === null ? null : this.capacity.answered(wish, answer.claimed)
     this.pace.begins()
+    if (answer.claimed.some(hasCrashed)) this.pace.beCautious()
     // An exchange that was under way when the end began may bring tasks still.
     const tooLate = this.draining || this.stop.aborted || host.leaseLeftMs() <= 0
     // First what was taken away: a task that was cancelled and retried may come back in the same answer.
@@ -283,6 +284,11 @@ export class Loop {
     }
     this.host.turned(this.ledger.held.size, this.oldestFence)
   }
+}
+
+/** Its task has ended a worker, or was there when one ended. */
+function hasCrashed([, , , , , extra]: ClaimedRow): boolean {
+  return extra !== null && extra.includes('"crashes"')
 }
 
 /** Its task will stand in scheduled after this ending, most likely. */

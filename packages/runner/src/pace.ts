@@ -21,7 +21,7 @@ const promoteEveryMs = 200
 const quickLooks = 4
 /** Handlers of one answer that take longer than this together are not quick: others would wait behind them. */
 const quickMs = 5
-/** After a claim that had to wait for its place too long, nothing is claimed ahead for this long. */
+/** So long nothing is claimed ahead, once there was a reason not to. */
 const cautionMs = 5_000
 
 /** The pace of one loop. */
@@ -90,8 +90,11 @@ export class Pace {
     this.aheadBy = 0
   }
 
-  /** What was claimed ahead had to wait: handlers are no longer quick. */
-  waited(): void {
+  /**
+   * Nothing is claimed ahead for a while: what was had to wait, so handlers are no longer quick; or a task has come that
+   * has seen a worker end, and what waits behind it would be counted among those that may have ended the next one.
+   */
+  beCautious(): void {
     this.hold()
     this.cautiousUntil = performance.now() + cautionMs
   }

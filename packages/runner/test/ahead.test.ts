@@ -103,6 +103,19 @@ test('handlers that keep the processor busy are fetched a few ahead at most: oth
   await seen.runner.drain()
 })
 
+test('nothing is fetched ahead of tasks that have seen a worker end: it would be counted when they end another', async () => {
+  const { stage, seen, watch } = mixedStage()
+  const registering = await startTestRunner(db, { stages: [stage] })
+  await registering.drain()
+  const ids = await insertTasks(db.pool, 'mixed', quick(200))
+  await db.pool.query('update leasehold.ready set crashes = 1')
+  const runner = await startTestRunner(db, { stages: [stage] })
+  watch(() => runner.counts.held)
+  await endsOf(db.pool, ids)
+  expect(seen.held).toBeLessThanOrEqual(2) // the one that runs, and one whose settlement is under way
+  await runner.drain()
+})
+
 test('tasks fetched ahead are given back when the runner drains', async () => {
   const { stage, seen, letGo, watch } = mixedStage()
   const runner = await startTestRunner(db, { stages: [stage] })

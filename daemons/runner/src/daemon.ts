@@ -101,9 +101,11 @@ function settingsOf(
   return {
     leaseTtlMs: config.lease.ttlMs,
     beatIntervalMs: config.lease.beatIntervalMs,
+    workingBeatIntervalMs: config.lease.workingBeatIntervalMs,
     // The loop turns often enough for the stricter of the two who watch it.
     wedgeLimitMs: Math.min(config.lease.wedgeLimitMs, watchdog.limitMs),
     maxPollMs: config.runner.pollMs,
+    maxRetryMs: config.runner.retryMs,
     drainTimeoutMs: config.runner.drainTimeoutMs,
     monitorSilentAfterMs: config.monitor.intervalMs * 3,
     ...(concurrency === null ? {} : { concurrency }),

@@ -18,6 +18,8 @@ export interface ListenerOptions {
   readonly channels: readonly string[]
   /** Called for each notification, and once whenever listening (re)starts: something may have been missed. */
   readonly wake: () => void
+  /** The longest pause between tries while the database is away; default 5 s. */
+  readonly maxRetryMs?: number
 }
 
 /** Listens to some channels until stopped. */
@@ -42,7 +44,7 @@ export class Listener {
       this.hearing = false
       if (this.deaf) return
       this.outage.failed()
-      await sleep(retryDelayMs(this.outage.count), this.stopped.signal)
+      await sleep(retryDelayMs(this.outage.count, this.options.maxRetryMs), this.stopped.signal)
     }
   }
 

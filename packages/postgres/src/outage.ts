@@ -4,9 +4,9 @@
  * Shared by every loop of every daemon, so that an outage is one shape everywhere: no exit, no flood, back within the cap.
  */
 
-/** The delay before try `n` (1, 2, …): 100 ms doubling to 5 s, the upper half jittered. */
-export function retryDelayMs(n: number): number {
-  return Math.min(5000, 100 * 2 ** Math.min(n - 1, 10)) * (0.5 + Math.random() / 2)
+/** The delay before try `n` (1, 2, …): 100 ms doubling to `mostMs`, the upper half jittered. */
+export function retryDelayMs(n: number, mostMs = 5000): number {
+  return Math.min(mostMs, 100 * 2 ** Math.min(n - 1, 20)) * (0.5 + Math.random() / 2)
 }
 
 /** Says whether a failure is worth a line: at most one in ten seconds, also when outages follow one another closely. */

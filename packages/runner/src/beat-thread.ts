@@ -17,6 +17,10 @@ export interface BeatThreadData {
   readonly workerId: string
   readonly slot: string
   readonly beatIntervalMs: number
+  /** While tasks run. */
+  readonly workingBeatIntervalMs: number
+  /** The longest pause between tries while nothing runs. */
+  readonly maxRetryMs: number
   readonly leaseTtlMs: number
   readonly wedgeLimitMs: number
 }
@@ -49,9 +53,10 @@ async function beatForEver(data: BeatThreadData): Promise<void> {
   let now = new AbortController()
   parentPort!.on('message', () => now.abort()) // "beat now"
   let wedged = false
-  let waitMs = data.beatIntervalMs
+  const regular: Pause = { idleMs: data.beatIntervalMs, workingMs: data.workingBeatIntervalMs }
+  let pause = regular
   for (;;) {
-    await sleep(waitMs, now.signal)
+    await untilDue(pause, state, now.signal)
     now = new AbortController()
     const loopAgeMs = state.loopAgeMs
     const renew = loopAgeMs < data.wedgeLimitMs
@@ -73,14 +78,38 @@ async function beatForEver(data: BeatThreadData): Promise<void> {
       outageSaid = false
       say({ type: 'answer', answer })
       // A loop that was only late is to lose nothing: as soon as it turns again, its leases are renewed.
-      waitMs = renew ? data.beatIntervalMs : Math.min(data.beatIntervalMs, 1000)
+      pause = renew ? regular : shorter(regular, 1000)
     } catch (error) {
       if (outage.failed()) {
         outageSaid = true
         say({ type: 'failed', message: (error as Error).message })
       }
-      waitMs = Math.min(data.beatIntervalMs, retryDelayMs(outage.count))
+      const mostMs = state.running > 0 ? undefined : data.maxRetryMs
+      pause = shorter(regular, retryDelayMs(outage.count, mostMs))
     }
+  }
+}
+
+/** How long until the next beat, while nothing runs and while something does. */
+interface Pause {
+  readonly idleMs: number
+  readonly workingMs: number
+}
+
+function shorter({ idleMs, workingMs }: Pause, mostMs: number): Pause {
+  return { idleMs: Math.min(idleMs, mostMs), workingMs: Math.min(workingMs, mostMs) }
+}
+
+async function untilDue(
+  { idleMs, workingMs }: Pause,
+  state: SharedState,
+  beatNow: AbortSignal,
+): Promise<void> {
+  const since = performance.now()
+  for (;;) {
+    const leftMs = since + (state.running > 0 ? workingMs : idleMs) - performance.now()
+    if (beatNow.aborted || leftMs <= 0) return
+    await sleep(Math.min(leftMs, workingMs), beatNow) // what began meanwhile makes the pause shorter
   }
 }
 

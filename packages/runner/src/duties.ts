@@ -17,6 +17,8 @@ export interface Duties {
   readonly log: RunnerLog
   readonly lookEveryMs: number
   readonly monitorSilentAfterMs: number
+  /** The longest pause between tries while the database is away. */
+  readonly maxRetryMs: number
   /** The number of exchanges so far. */
   traffic(): number
   /** Whether this runner's own lease is valid beyond doubt. */
@@ -51,7 +53,7 @@ export async function attendDuties(duties: Duties, stop: AbortSignal): Promise<v
         duties.log.warn(facts, 'side duties failed; trying again')
       }
     }
-    await sleep(outage.count > 0 ? retryDelayMs(outage.count) : floorsEveryMs, stop)
+    await sleep(outage.count > 0 ? retryDelayMs(outage.count, duties.maxRetryMs) : floorsEveryMs, stop)
   }
 }
 

@@ -48,9 +48,19 @@ export class Life {
     const { settings } = host
     this.workerId = workerId
     this.host = host
-    const { connectionString, slot, beatIntervalMs, leaseTtlMs, wedgeLimitMs, log } = settings
+    const { connectionString, slot, leaseTtlMs, wedgeLimitMs, log } = settings
+    const { beatIntervalMs, workingBeatIntervalMs, maxRetryMs } = settings
     this.heart = new Heart(
-      { connectionString, workerId, slot, beatIntervalMs, leaseTtlMs, wedgeLimitMs },
+      {
+        connectionString,
+        workerId,
+        slot,
+        beatIntervalMs,
+        workingBeatIntervalMs,
+        maxRetryMs,
+        leaseTtlMs,
+        wedgeLimitMs,
+      },
       registeredAtNs,
       {
         answered: (answer) => this.beatAnswered(answer),

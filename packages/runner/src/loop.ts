@@ -71,6 +71,8 @@ export class Loop {
   private oldestFence = 1n
   private oldestSoughtAt = -Infinity
   private exchangedAt = -Infinity
+  /** Beats asked for since the self-deadline passed. */
+  private overdueBeats = 0
   /** It was woken with nothing to say and no place free: a lease may have been taken away. */
   private glanceWished = false
 
@@ -143,9 +145,9 @@ export class Loop {
     const { host, ledger } = this
     this.glanceWished ||= this.woken
     this.woken = false
-    this.sayWhatIsHeld()
-    host.settings.onTurn?.()
+    this.sayTurned()
     if (host.leaseLeftMs() <= 0) return this.waitForBeat()
+    this.overdueBeats = 0
     const batch = ledger.takeBatch()
     const wish = this.draining ? null : this.capacity.reserve(this.pace.ahead)
     const strays = this.assistant === null && this.settlement.strayLookDue
@@ -201,7 +203,8 @@ export class Loop {
         error = e as Error
       }
     }
-    this.ledger.putBack(batch)
+    const { ledger } = this
+    ledger.putBack(batch)
     if (error instanceof WorkerNotLive) return this.notLive(error)
     if (isAnswerLost(error)) this.settlement.suspectStrays()
     if (this.outage.failed()) {
@@ -214,7 +217,9 @@ export class Loop {
       }
       this.host.log.warn(facts, 'the database cannot be used; trying again')
     }
-    await sleep(Math.min(retryDelayMs(this.outage.count), this.host.settings.wedgeLimitMs / 4), this.stop)
+    // What runs ends soon and must be settled; who holds nothing may leave a database in trouble alone for longer.
+    const mostMs = ledger.held.size > 0 ? undefined : this.host.settings.maxRetryMs
+    await this.pause(retryDelayMs(this.outage.count, mostMs))
     return { moved: 0 }
   }
 
@@ -231,24 +236,41 @@ export class Loop {
 
   /** The self-deadline has passed and handlers were told; until a beat is acknowledged nothing is ours. */
   private async waitForBeat(): Promise<{ moved: number }> {
+    const { beatIntervalMs, maxRetryMs } = this.host.settings
     this.host.beatNow()
-    await sleep(Math.min(1000, this.host.settings.beatIntervalMs), this.stop)
+    this.overdueBeats += 1
+    // With the default of maxRetryMs a second; the heart itself tries again as well.
+    await this.pause(
+      Math.min(beatIntervalMs, Math.max(1000, retryDelayMs(this.overdueBeats, maxRetryMs / 5))),
+    )
     return { moved: 0 }
+  }
+
+  /** Waits in steps: a loop that waits for long must not look like one that stands still. */
+  private async pause(ms: number): Promise<void> {
+    const until = performance.now() + ms
+    for (let left = ms; left > 0 && !this.stop.aborted; left = until - performance.now()) {
+      await sleep(Math.min(left, this.host.settings.wedgeLimitMs / 4), this.stop)
+      this.sayTurned()
+    }
   }
 
   // ----------------------------------------------------------------------------------------------------- rest
 
-  private rest(): Promise<void> {
-    if (this.woken || this.stop.aborted || this.ledger.hasEnded || this.host.leaseLeftMs() <= 0)
-      return Promise.resolve()
-    const limits = [
-      this.pace.restMs(this.draining ? [] : this.capacity.openStages()),
-      this.host.leaseLeftMs(),
-      // A loop that turns too rarely would look like one that stands still.
-      this.host.settings.wedgeLimitMs / 4,
-    ]
-    if (this.ledger.held.size > 0) limits.push(this.glanceInMs())
-    const ms = Math.max(1, Math.min(...limits))
+  private async rest(): Promise<void> {
+    const until = performance.now() + this.pace.restMs(this.draining ? [] : this.capacity.openStages())
+    do {
+      if (this.woken || this.stop.aborted || this.ledger.hasEnded || this.host.leaseLeftMs() <= 0) return
+      // In steps: a loop that turns too rarely would look like one that stands still.
+      const limits = [until - performance.now(), this.host.leaseLeftMs(), this.host.settings.wedgeLimitMs / 4]
+      if (this.ledger.held.size > 0) limits.push(this.glanceInMs())
+      await this.restFor(Math.max(1, Math.min(...limits)))
+      this.sayTurned()
+    } while (performance.now() < until && !(this.ledger.held.size > 0 && this.glanceInMs() <= 0))
+  }
+
+  /** Rests so long, or until something wakes the loop. */
+  private restFor(ms: number): Promise<void> {
     return new Promise((resolve) => {
       const done = () => {
         clearTimeout(timer)
@@ -267,6 +289,11 @@ export class Loop {
   private glanceInMs(): number {
     const everyMs = this.glanceWished ? glanceEveryMs : this.host.settings.maxPollMs
     return this.exchangedAt + everyMs - performance.now()
+  }
+
+  private sayTurned(): void {
+    this.sayWhatIsHeld()
+    this.host.settings.onTurn?.()
   }
 
   /** The oldest fence that is or may still become ours; looked for now and then, it is needed once per beat. */

@@ -27,8 +27,12 @@ export interface RunnerOptions {
   readonly leaseTtlMs?: number
   /** At most a third of the TTL; default 30 s. */
   readonly beatIntervalMs?: number
+  /** The same while tasks run, at most the interval of an idle worker; default: as often. */
+  readonly workingBeatIntervalMs?: number
   /** The longest idle wait between looks; default 2 s. */
   readonly maxPollMs?: number
+  /** The longest pause between tries while the database is away and nothing is held; default 5 s. */
+  readonly maxRetryMs?: number
   /** How long a drain waits for what runs; default 30 s. */
   readonly drainTimeoutMs?: number
   /** A main loop that stands still for so long stops renewing its leases; default 60 s. */
@@ -66,11 +70,15 @@ export type Settings = Required<
 
 /** Fills in defaults and checks the rules between settings. Throws {@link ConfigError} with all problems at once. */
 export function fillIn(options: RunnerOptions): Settings {
+  const beatIntervalMs =
+    options.beatIntervalMs ?? Math.min(30_000, Math.floor((options.leaseTtlMs ?? 90_000) / 3))
   const concurrency = options.concurrency ?? options.stages.reduce((sum, s) => sum + (s.concurrency ?? 1), 0)
   const settings: Settings = {
     leaseTtlMs: 90_000,
-    beatIntervalMs: Math.min(30_000, Math.floor((options.leaseTtlMs ?? 90_000) / 3)),
+    beatIntervalMs,
+    workingBeatIntervalMs: beatIntervalMs,
     maxPollMs: 2000,
+    maxRetryMs: 5000,
     drainTimeoutMs: 30_000,
     wedgeLimitMs: 60_000,
     abortGraceMs: 5000,
@@ -108,6 +116,12 @@ export function fillIn(options: RunnerOptions): Settings {
     'beatIntervalMs',
     `must be at least 50 ms and at most a third of leaseTtlMs (${settings.leaseTtlMs})`,
   )
+  check(
+    settings.workingBeatIntervalMs >= 50 && settings.workingBeatIntervalMs <= settings.beatIntervalMs,
+    'workingBeatIntervalMs',
+    `must be at least 50 ms and at most beatIntervalMs (${settings.beatIntervalMs})`,
+  )
+  check(settings.maxRetryMs >= 100 && settings.maxRetryMs <= 300_000, 'maxRetryMs', 'must be 100 ms to 5 min')
   check(settings.maxPollMs >= 10 && settings.maxPollMs <= 60_000, 'maxPollMs', 'must be 10 ms to 1 min')
   check(settings.drainTimeoutMs >= 0, 'drainTimeoutMs', 'must not be negative')
   check(settings.wedgeLimitMs >= 500, 'wedgeLimitMs', 'must be at least 500 ms')

@@ -50,11 +50,10 @@ export class Pace {
   private readonly hearing: () => boolean
 
   /** `hearing`: whether notifications arrive. */
-  constructor(settings: Pick<Settings, 'stages' | 'maxPollMs' | 'wedgeLimitMs'>, hearing: () => boolean) {
+  constructor(settings: Pick<Settings, 'stages' | 'maxPollMs'>, hearing: () => boolean) {
     this.hearing = hearing
     this.stageCount = settings.stages.length
-    // A loop that rests must not look like one that stands still.
-    this.maxRestMs = Math.min(settings.maxPollMs, settings.wedgeLimitMs / 4)
+    this.maxRestMs = settings.maxPollMs
     this.wakeForMs = Math.max(15_000, this.maxRestMs * 4)
   }
 

@@ -178,7 +178,7 @@ class RunnerProcess implements Runner {
           const facts = { event: 'start.waiting', message: (error as Error).message }
           settings.log.warn(facts, 'the database cannot be used yet; trying again')
         }
-        await sleep(retryDelayMs(outage.count), stop)
+        await sleep(retryDelayMs(outage.count, settings.maxRetryMs), stop)
       }
     }
     return null
@@ -230,6 +230,7 @@ class RunnerProcess implements Runner {
       applicationName: `leasehold listen ${this.slot}`,
       channels: settings.stages.map((s) => `leasehold:${s.name}`),
       wake: () => this.life.loop.wake(),
+      maxRetryMs: settings.maxRetryMs,
     })
   }
 
@@ -242,6 +243,7 @@ class RunnerProcess implements Runner {
         traffic: () => this.tally.exchanges,
         lookEveryMs: settings.beatIntervalMs,
         monitorSilentAfterMs: settings.monitorSilentAfterMs,
+        maxRetryMs: settings.maxRetryMs,
         sure: () => this.life.leaseLeftMs > 0,
         silence: (ms) => (this.silence = { ms, heardAt: performance.now() }),
         released: () => this.life.loop.wake(),

@@ -28,10 +28,17 @@ export interface Config {
   /** With LEASEHOLD_POOLER the address says so: `?pooler=transaction`. */
   readonly database: { readonly url: string | null; readonly dataDir: string }
   readonly log: { readonly level: Settings['LEASEHOLD_LOG_LEVEL'] }
-  readonly lease: { readonly ttlMs: number; readonly beatIntervalMs: number; readonly wedgeLimitMs: number }
+  readonly lease: {
+    readonly ttlMs: number
+    readonly beatIntervalMs: number
+    /** While tasks run; as often when it is not set. */
+    readonly workingBeatIntervalMs: number
+    readonly wedgeLimitMs: number
+  }
   readonly runner: {
     readonly concurrency: number | null
     readonly pollMs: number
+    readonly retryMs: number
     readonly drainTimeoutMs: number
     readonly slot: string | null
     readonly runFilter: string | null
@@ -131,6 +138,12 @@ function misfits(s: Settings, reader: ConfigReader, wrong: ReadonlySet<string>):
       'LEASEHOLD_BEAT_INTERVAL_MS',
       `is ${beat} ms, more than a third of LEASEHOLD_LEASE_TTL_MS (${ttl} ms)`,
     )
+  const working = s.LEASEHOLD_WORKING_BEAT_INTERVAL_MS
+  if (working !== undefined && working > beat)
+    refuse(
+      'LEASEHOLD_WORKING_BEAT_INTERVAL_MS',
+      `is ${working} ms, more than LEASEHOLD_BEAT_INTERVAL_MS (${beat} ms): who works beats more often, not less`,
+    )
   if (s.LEASEHOLD_POLL_MS >= ttl)
     refuse('LEASEHOLD_POLL_MS', `is ${s.LEASEHOLD_POLL_MS} ms, not below LEASEHOLD_LEASE_TTL_MS (${ttl} ms)`)
   if (s.LEASEHOLD_POOLER !== undefined && s.DATABASE_URL === undefined)
@@ -195,11 +208,13 @@ function shape(s: Settings): Config {
     lease: {
       ttlMs: s.LEASEHOLD_LEASE_TTL_MS,
       beatIntervalMs: s.LEASEHOLD_BEAT_INTERVAL_MS,
+      workingBeatIntervalMs: s.LEASEHOLD_WORKING_BEAT_INTERVAL_MS ?? s.LEASEHOLD_BEAT_INTERVAL_MS,
       wedgeLimitMs: s.LEASEHOLD_WEDGE_LIMIT_MS,
     },
     runner: {
       concurrency: s.LEASEHOLD_CONCURRENCY ?? null,
       pollMs: s.LEASEHOLD_POLL_MS,
+      retryMs: s.LEASEHOLD_RETRY_MS,
       drainTimeoutMs: s.LEASEHOLD_DRAIN_TIMEOUT_MS,
       slot: s.SLOT_ID ?? null,
       runFilter: s.RUN_FILTER_ID ?? null,

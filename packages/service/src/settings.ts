@@ -78,9 +78,11 @@ export interface Settings {
   readonly LEASEHOLD_LOG_LEVEL: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent'
   readonly LEASEHOLD_LEASE_TTL_MS: number
   readonly LEASEHOLD_BEAT_INTERVAL_MS: number
+  readonly LEASEHOLD_WORKING_BEAT_INTERVAL_MS?: number | undefined
   readonly LEASEHOLD_WEDGE_LIMIT_MS: number
   readonly LEASEHOLD_CONCURRENCY?: number | undefined
   readonly LEASEHOLD_POLL_MS: number
+  readonly LEASEHOLD_RETRY_MS: number
   readonly LEASEHOLD_DRAIN_TIMEOUT_MS: number
   readonly SLOT_ID?: string | undefined
   readonly RUN_FILTER_ID?: string | undefined
@@ -125,10 +127,12 @@ const schema = z.object({
 
   LEASEHOLD_LEASE_TTL_MS: milliseconds(1_000, 3_600_000).default(90_000),
   LEASEHOLD_BEAT_INTERVAL_MS: milliseconds(50, 1_200_000).default(30_000),
+  LEASEHOLD_WORKING_BEAT_INTERVAL_MS: milliseconds(50, 1_200_000).optional(),
   LEASEHOLD_WEDGE_LIMIT_MS: milliseconds(1_000, 86_400_000).default(60_000),
 
   LEASEHOLD_CONCURRENCY: whole('tasks', 1, 10_000).optional(),
   LEASEHOLD_POLL_MS: milliseconds(10, 60_000).default(2_000),
+  LEASEHOLD_RETRY_MS: milliseconds(100, 300_000).default(5_000),
   LEASEHOLD_DRAIN_TIMEOUT_MS: milliseconds(0, 3_600_000).default(30_000),
   SLOT_ID: name(100).optional(),
   RUN_FILTER_ID: text.max(200, 'must have at most 200 characters').optional(),

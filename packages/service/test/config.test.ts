@@ -23,10 +23,11 @@ test('an empty environment gives the documented defaults', () => {
   expect(readConfig({}, 'runner')).toEqual({
     database: { url: null, dataDir: resolve('.leasehold') },
     log: { level: 'info' },
-    lease: { ttlMs: 90_000, beatIntervalMs: 30_000, wedgeLimitMs: 60_000 },
+    lease: { ttlMs: 90_000, beatIntervalMs: 30_000, workingBeatIntervalMs: 30_000, wedgeLimitMs: 60_000 },
     runner: {
       concurrency: null,
       pollMs: 2_000,
+      retryMs: 5_000,
       drainTimeoutMs: 30_000,
       slot: null,
       runFilter: null,
@@ -153,6 +154,12 @@ test.each<[string, Environment, ConfigReader, string[]]>([
     { LEASEHOLD_LEASE_TTL_MS: '1500', LEASEHOLD_BEAT_INTERVAL_MS: '500' },
     'runner',
     ['LEASEHOLD_POLL_MS'],
+  ],
+  [
+    'a working worker that beats less often than an idle one',
+    { LEASEHOLD_WORKING_BEAT_INTERVAL_MS: '45000' },
+    'runner',
+    ['LEASEHOLD_WORKING_BEAT_INTERVAL_MS'],
   ],
   ['a user without a password', { SMTP_USER: 'u' }, 'monitor', ['SMTP_PASSWORD']],
   ['a mail server without a sender', { SMTP_HOST: 'mail.example' }, 'cli', ['EMAIL_FROM']],

@@ -246,11 +246,16 @@ export class Loop {
     return { moved: 0 }
   }
 
+  /** Also shorter than what the views take for wedged, ten seconds at least. */
+  private get stepMs(): number {
+    return Math.min(this.host.settings.wedgeLimitMs / 4, 5000)
+  }
+
   /** Waits in steps: a loop that waits for long must not look like one that stands still. */
   private async pause(ms: number): Promise<void> {
     const until = performance.now() + ms
     for (let left = ms; left > 0 && !this.stop.aborted; left = until - performance.now()) {
-      await sleep(Math.min(left, this.host.settings.wedgeLimitMs / 4), this.stop)
+      await sleep(Math.min(left, this.stepMs), this.stop)
       this.sayTurned()
     }
   }
@@ -262,7 +267,7 @@ export class Loop {
     do {
       if (this.woken || this.stop.aborted || this.ledger.hasEnded || this.host.leaseLeftMs() <= 0) return
       // In steps: a loop that turns too rarely would look like one that stands still.
-      const limits = [until - performance.now(), this.host.leaseLeftMs(), this.host.settings.wedgeLimitMs / 4]
+      const limits = [until - performance.now(), this.host.leaseLeftMs(), this.stepMs]
       if (this.ledger.held.size > 0) limits.push(this.glanceInMs())
       await this.restFor(Math.max(1, Math.min(...limits)))
       this.sayTurned()

@@ -105,7 +105,7 @@ function terminal(program: string, args: readonly string[]): { said: () => strin
   return { said: () => said, process: child }
 }
 
-test('the kill -9 tour goes as the README says', { timeout: 240_000 }, async () => {
+test('the kill -9 tour goes as the README says', { timeout: 360_000 }, async () => {
   providePsql()
   // npm itself would stand between us and the signals.
   expect(tour('first')).toEqual(['npm start'])
@@ -139,7 +139,7 @@ test('the kill -9 tour goes as the README says', { timeout: 240_000 }, async () 
 
   const [failures, dead, status] = tour('third, afterwards') as [string, string, string]
   expect(tour('third, afterwards')).toHaveLength(3)
-  await until('the end of the task', () => new RegExp(`${id}[ |]+done`).test(shell(status)))
+  await until('the end of the task', () => new RegExp(`${id}[ |]+done`).test(shell(status)), 180_000)
   expect(shell(failures)).toMatch(new RegExp(`${id}[ |]+slow_work[ |]+lost`))
   expect(shell(dead)).toMatch(new RegExp(`slow@1[ |]+${held[1]}[ |]+superseded`))
   const by = /"pid": ?(\d+)/.exec(shell(status))![1]!

@@ -11,8 +11,10 @@ export default defineConfig({
   ssr: { resolve: { conditions } },
   test: {
     include: ['{packages,daemons,pipelines}/*/test/**/*.test.ts', 'test/**/*.test.ts'],
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    // Limits of waiting for what must happen, on a machine that may be busy with something else; none is a measurement.
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
+    expect: { poll: { timeout: 45_000 } },
     pool: 'forks',
     // More than the cores of a small machine: many files wait for leases, outages and services most of the time.
     maxWorkers: 3,

@@ -64,9 +64,9 @@ test('it serves the programs and the module of its worker, with the manifest’s
   )
   const [tell, second] = rows.map(({ id }) => id)
   await expect
-    .poll(async () => (await getTask(db.pool, second!))?.result, { timeout: 20_000 })
+    .poll(async () => (await getTask(db.pool, second!))?.result, { timeout: 45_000 })
     .toBe('second for you')
-  await expect.poll(async () => (await getTask(db.pool, tell!))?.state, { timeout: 20_000 }).toBe('done')
+  await expect.poll(async () => (await getTask(db.pool, tell!))?.state, { timeout: 45_000 }).toBe('done')
   const said = (await taskLogs(db.pool, tell!)).map(({ message }) => message)
   expect(said).toEqual(
     expect.arrayContaining([

@@ -70,7 +70,7 @@ test('status names a process without a worker and a worker without a process', a
   process.kill(killed, 'SIGKILL')
   await expect
     .poll(async () => (await status()).rows.map(({ remark }) => remark).join(', '), {
-      timeout: 20_000,
+      timeout: 45_000,
       interval: 50,
     })
     .toMatch(/(down|process without worker).*worker without process here/)

@@ -251,7 +251,7 @@ test('a table that autovacuum leaves alone is vacuumed', async () => {
     [stage],
   )
   // The server's statistics are a moment behind, in PostgreSQL 14 after the vacuum too.
-  await expect.poll(readyToVacuum, { timeout: 20_000 }).toBe(1)
+  await expect.poll(readyToVacuum, { timeout: 45_000 }).toBe(1)
   expect(await take('vacuum')).toMatchObject({ tables: expect.stringContaining('ready: ') as string })
-  await expect.poll(readyToVacuum, { timeout: 20_000 }).toBe(0)
+  await expect.poll(readyToVacuum, { timeout: 45_000 }).toBe(0)
 })

@@ -207,7 +207,7 @@ test('after an abort for a lost worker no more handlers run than the concurrency
   await runner.log.first('worker.ended')
   expect(running).toBe(2) // they do not listen
   for (const go of gates.splice(0)) go()
-  await expect.poll(() => running, { timeout: 10_000 }).toBe(2)
+  await expect.poll(() => running, { timeout: 45_000 }).toBe(2)
   expect(runner.workerId).not.toBe(first)
   const pump = setInterval(() => gates.splice(0).forEach((go) => go()), 10)
   await endsOf(db.pool, ids)

@@ -47,7 +47,7 @@ test('never more tasks run than the concurrency allows, and never fewer while th
   const runner = await startTestRunner(db, { stages: [stage] })
   const ids = await insertTasks(db.pool, 'gated', nothing)
   for (let done = 0; done < 30; done += 3) {
-    await expect.poll(() => state.running, { timeout: 10_000 }).toBe(3)
+    await expect.poll(() => state.running, { timeout: 45_000 }).toBe(3)
     expect(runner.counts.held).toBeLessThanOrEqual(6) // three that run, three that wait for their settlement
     letGo()
   }
@@ -64,11 +64,11 @@ test('several stages share one runner, each within its own limit and all within 
   for (const name of ['a', 'b', 'c']) await insertTasks(db.pool, name, nothing.slice(0, 10))
   await expect.poll(() => [a.state.running, b.state.running, c.state.running]).toEqual([4, 4, 1])
   const until = Promise.all(
-    [a, b, c].map(({ state }) => expect.poll(() => state.entered, { timeout: 20_000 }).toBe(10)),
+    [a, b, c].map(({ state }) => expect.poll(() => state.entered, { timeout: 45_000 }).toBe(10)),
   )
   const pump = setInterval(() => [a, b, c].forEach(({ letGo }) => letGo()), 5)
   await until
-  await expect.poll(() => runner.counts.settled, { timeout: 10_000 }).toBe(30)
+  await expect.poll(() => runner.counts.settled, { timeout: 45_000 }).toBe(30)
   clearInterval(pump)
   expect([a.state.most, b.state.most, c.state.most]).toEqual([4, 4, 1])
   await runner.drain()
@@ -82,7 +82,7 @@ test('with fewer places than stages every stage has its turn, however much the o
   const pump = setInterval(() => stages.forEach(({ letGo }) => letGo()), 5)
   await endsOf(db.pool, ids)
   expect(stages[0]!.state.entered).toBeLessThan(30) // it was not waited for
-  await expect.poll(() => runner.counts.settled, { timeout: 20_000 }).toBe(31)
+  await expect.poll(() => runner.counts.settled, { timeout: 45_000 }).toBe(31)
   clearInterval(pump)
   await runner.drain()
 })
@@ -221,7 +221,7 @@ test('10,000 tasks in flight cost one row update per beat', async () => {
     select leasehold.register_stage('many');
     insert into leasehold.tasks (stage) select 'many' from generate_series(1, 10000);`)
   const runner = await startTestRunner(db, { stages: [stage] })
-  await expect.poll(() => state.running, { timeout: 20_000 }).toBe(10_000)
+  await expect.poll(() => state.running, { timeout: 45_000 }).toBe(10_000)
   await db.pool.query('truncate public.worker_updates')
   const beats = async (): Promise<[number, number]> => {
     const { rows } = await db.pool.query<{ updates: number; spread: number }>(
@@ -237,7 +237,7 @@ test('10,000 tasks in flight cost one row update per beat', async () => {
   )
   expect(rows).toEqual([{ running: 10_000, covers: true }])
   letGo()
-  await expect.poll(() => runner.counts.settled, { timeout: 20_000 }).toBe(10_000)
+  await expect.poll(() => runner.counts.settled, { timeout: 45_000 }).toBe(10_000)
   await runner.drain()
 })
 

@@ -127,7 +127,7 @@ export async function insertTasks(db: Db, stage: string, payloads: unknown[]): P
 /** Asks again and again until the answer is there. */
 export async function eventually<T>(
   what: () => Promise<T | null | undefined | false>,
-  withinMs = 20_000,
+  withinMs = 45_000,
 ): Promise<T> {
   const until = performance.now() + withinMs
   for (;;) {

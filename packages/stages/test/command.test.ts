@@ -69,7 +69,7 @@ const pidsIn = (file: string): number[] => readFileSync(file, 'utf8').trim().spl
 /** The processes that a program has written down, once there are `count` of them. */
 async function pidsOf(file: string, count: number): Promise<number[]> {
   await expect
-    .poll(() => (existsSync(file) ? pidsIn(file).length : 0), { timeout: 20_000, interval: 10 })
+    .poll(() => (existsSync(file) ? pidsIn(file).length : 0), { timeout: 45_000, interval: 10 })
     .toBe(count)
   return pidsIn(file)
 }
@@ -196,7 +196,7 @@ describe('a program that fails', () => {
 describe('what a program prints', () => {
   test('is in the log while it runs', async () => {
     const { outcome, lines, abort } = attempt(sh('echo begun; exec sleep 1000'))
-    await expect.poll(() => lines, { timeout: 20_000, interval: 10 }).toEqual(['info begun'])
+    await expect.poll(() => lines, { timeout: 45_000, interval: 10 }).toEqual(['info begun'])
     abort()
     await outcome.catch(() => {})
   })
@@ -241,7 +241,7 @@ describe('an abort', () => {
         `process.on('SIGTERM', () => { console.log('in order'); process.exit(0) }); setInterval(() => {}, 1000); console.log('begun')`,
       ),
     )
-    await expect.poll(() => lines, { timeout: 20_000, interval: 10 }).toContain('info begun')
+    await expect.poll(() => lines, { timeout: 45_000, interval: 10 }).toContain('info begun')
     abort()
     await outcome
     expect(lines).toContain('info in order')
@@ -270,7 +270,7 @@ test.each(['SIGKILL', 'SIGTERM'] as const)(
     expect(pids.filter(isAlive)).toEqual(pids)
     runner.kill(signal)
     await runner.exit
-    await expect.poll(() => pids.filter(isAlive), { timeout: 20_000, interval: 20 }).toEqual([])
+    await expect.poll(() => pids.filter(isAlive), { timeout: 45_000, interval: 20 }).toEqual([])
   },
 )
 
@@ -283,5 +283,5 @@ test('a guard that was killed is started again, and knows what runs', async () =
   const pids = await pidsOf(file, 2) // the second was started after the guard had died
   runner.kill('SIGKILL')
   await runner.exit
-  await expect.poll(() => pids.filter(isAlive), { timeout: 20_000, interval: 20 }).toEqual([])
+  await expect.poll(() => pids.filter(isAlive), { timeout: 45_000, interval: 20 }).toEqual([])
 })

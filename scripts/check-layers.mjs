@@ -54,6 +54,8 @@ const homes = {
   // Pages are fetched by stages; alerts are posted, and the ping is sent, by the monitor.
   undici: ['packages/stages', 'daemons/heartbeat-monitor'],
   'graphile-worker': ['daemons/heartbeat-monitor'],
+  fastify: ['daemons/control'],
+  'prom-client': ['daemons/control'],
 }
 
 /** Only processes may do these; libraries are given what they need. main.ts is a process. */

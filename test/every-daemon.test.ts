@@ -18,6 +18,9 @@ interface Daemon {
   readonly args?: readonly string[]
   /** The line that says that it works. */
   readonly works: RegExp
+  /** Where it is on record once it has begun; null: it leaves nothing in the database. */
+  readonly table: string | null
+  readonly env?: Readonly<Record<string, string>>
 }
 
 const daemons: [string, Daemon][] = [
@@ -27,10 +30,20 @@ const daemons: [string, Daemon][] = [
       script: 'daemons/runner/src/main.ts',
       args: ['--module', './daemons/runner/test/fixtures/created.ts', '--slot', 'common@1'],
       works: /"event":"slot.taken"/,
+      table: 'workers',
     },
   ],
-  ['monitor', { script: 'daemons/heartbeat-monitor/src/main.ts', works: /"event":"monitor.started"/ }],
-  ['scheduler', { script: 'daemons/scheduler/src/main.ts', works: /"event":"scheduler.started"/ }],
+  ['monitor', { script: 'daemons/heartbeat-monitor/src/main.ts', works: /"event":"monitor.started"/, table: 'monitors' }], // prettier-ignore
+  ['scheduler', { script: 'daemons/scheduler/src/main.ts', works: /"event":"scheduler.started"/, table: 'schedulers' }], // prettier-ignore
+  [
+    'control service',
+    {
+      script: 'daemons/control/src/main.ts',
+      works: /"event":"control.started"/,
+      table: null,
+      env: { LEASEHOLD_CONTROL_PORT: '0' },
+    },
+  ],
 ]
 
 /** Of the next release, whose migrations are made up: one is good for older programs, the other is not. */
@@ -47,9 +60,9 @@ afterAll(() => Promise.all([newer, forbidden, empty].map((db) => db.drop())))
 const endedInOrder = { code: 0, signal: null }
 const failed = { code: 1, signal: null }
 
-describe.each(daemons)('the %s', (name, { script, args = [], works }) => {
+describe.each(daemons)('the %s', (_name, { script, args = [], works, table, env: own = {} }) => {
   const start = (env: Record<string, string>, nodeOptions: readonly string[] = []): TestProcess =>
-    spawnProcess({ script, args, env, nodeOptions })
+    spawnProcess({ script, args, env: { ...own, ...env }, nodeOptions })
 
   test('waits for its database, is ready when it works, says once that the schema is newer, and ends by SIGTERM', async ({
     onTestFinished,
@@ -113,11 +126,12 @@ describe.each(daemons)('the %s', (name, { script, args = [], works }) => {
     const daemon = start({ DATABASE_URL: newer.url }, ['--import', './test/harness/told-while-loading.ts'])
     expect(await daemon.exit).toEqual(endedInOrder)
     expect(await traces(newer)).toBe(before)
+    expect(daemon.output()).not.toMatch(works)
   })
 
   /** What daemons of this kind have left in the database by starting on it. */
   async function traces(db: TestDatabase): Promise<number> {
-    const table = name === 'runner' ? 'workers' : `${name}s`
+    if (table === null) return 0
     const { rows } = await db.pool.query<{ n: number }>(`select count(*)::int as n from leasehold.${table}`)
     return rows[0]!.n
   }

@@ -87,6 +87,7 @@ async function manifest(content: object): Promise<void> {
     service: { secrets: ['DATABASE_URL'] },
     monitors: 0,
     schedulers: 0,
+    controls: 0,
     ...content,
   })
   await systemd.must(`mkdir -p /srv/own && cat >/srv/own/leasehold.config.json <<'END'\n${text}\nEND`)

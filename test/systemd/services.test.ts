@@ -227,6 +227,24 @@ test('a timer makes up for what was missed while the machine was off', async () 
   await expect.poll(() => firingsOf('hourly'), { timeout: 60_000 }).toBe(1)
 })
 
+test('the control service is ready when it answers, says where, and does so again after kill -9', async () => {
+  const unit = 'leasehold-control.service'
+  const pid = await start(unit)
+  const answers = async (): Promise<number> => {
+    const address = /^listening on (\S+); \d+ scrapes?$/.exec(await systemd.show(unit, 'StatusText'))?.[1]
+    return address === undefined
+      ? 0
+      : ((await fetch(`http://${address}/readyz`).catch(() => null))?.status ?? 0)
+  }
+  await expect.poll(answers, { timeout: 30_000 }).toBe(200)
+  await systemd.must(`kill -9 ${pid}`)
+  await systemd.until(unit, 'NRestarts', '1')
+  await systemd.until(unit, 'ActiveState', 'active')
+  await expect.poll(answers, { timeout: 30_000 }).toBe(200)
+  await systemd.must(`systemctl stop ${unit}`)
+  expect(await systemd.show(unit, 'Result')).toBe('success')
+})
+
 test('the scheduler fires what is due, and goes on after kill -9', async () => {
   await db.pool.query('select leasehold.register_stage($1)', ['note'])
   await putSchedule(db.pool, { name: 'each_second', stage: 'note', everyMs: 1_000, owner: 'sql' })

@@ -30,7 +30,7 @@ function background(...args: string[]): Promise<Result> {
 const start = (file = 'my.json'): Promise<Result> => background('start', '--config', join(folder, file))
 
 async function manifest(name: string, content: object): Promise<void> {
-  await writeFile(join(folder, name), JSON.stringify({ monitors: 0, schedulers: 0, ...content }))
+  await writeFile(join(folder, name), JSON.stringify({ monitors: 0, schedulers: 0, controls: 0, ...content }))
 }
 
 interface Status {
@@ -124,6 +124,16 @@ test('a manifest with a monitor alone runs until it is stopped', async () => {
   const { code, stdout, stderr } = await start('watching.json')
   expect([code, stdout], stderr).toEqual([0, expect.stringMatching(/^1 processes run in the background/)])
   expect((await status()).rows[0]?.process).toMatchObject({ name: 'heartbeat-monitor@1', restarts: 0 })
+  expect((await background('stop')).code).toBe(0)
+})
+
+test('a control service is at work when it says so, and is no process without worker', async () => {
+  await manifest('controlled.json', { controls: 1, service: { env: { LEASEHOLD_CONTROL_PORT: '0' } } })
+  const { code, stdout, stderr } = await start('controlled.json')
+  expect([code, stdout], stderr).toEqual([0, expect.stringMatching(/^1 processes run in the background/)])
+  const [row] = (await status()).rows
+  expect(row).toMatchObject({ process: { name: 'control@1', restarts: 0 }, remark: null })
+  expect(await readFile(join(folder, 'logs', 'control@1.log'), 'utf8')).toContain('control.started')
   expect((await background('stop')).code).toBe(0)
 })
 

@@ -24,7 +24,9 @@ function write(name: string, manifest: object): string {
 test('the factory is right: its workers, its processes, and when its schedules fire in their zone', async () => {
   const { code, stdout, stderr } = await leasehold(['check', factory], {})
   expect(code, stderr).toBe(0)
-  expect(stdout).toContain('21 workers in 28 processes, 1 monitor, 1 scheduler, 5 schedules, alert policy')
+  expect(stdout).toContain(
+    '21 workers in 28 processes, 1 monitor, 1 scheduler, 1 control service, 5 schedules, alert policy',
+  )
   expect(stdout).toMatch(/^lead-verify +8 +lead-verify +node workers\/work\.mjs lead-verify$/m)
   expect(stdout).toMatch(
     /^daily-blog +daily-blog +0 6 \* \* \* +Europe\/London( +\d{4}-\d\d-\d\d 06:00:00 \+0[01]:00){3}$/m,
@@ -37,7 +39,7 @@ test('as JSON it has the same facts, with three moments for each schedule', asyn
     processes: number
     schedules: { name: string; next: { at: string }[] }[]
   }>(['check', factory], {})
-  expect(found).toMatchObject({ processes: 28, monitors: 1, schedulers: 1, warnings: [] })
+  expect(found).toMatchObject({ processes: 28, monitors: 1, schedulers: 1, controls: 1, warnings: [] })
   for (const { next } of found.schedules) {
     const times = next.map(({ at }) => Date.parse(at))
     expect(times).toHaveLength(3)

@@ -72,6 +72,24 @@ test('arguments, settings and stages that are wrong are said at once', async () 
   )
 })
 
+test('control is a daemon like the others, and its options stand for its settings', async () => {
+  const { code, stderr } = await leasehold(['control', '--host', 'localhost', '--port', '0'], env)
+  expect([code, stderr]).toEqual([
+    2,
+    expect.stringContaining('LEASEHOLD_CONTROL_HOST: must be an IP address'),
+  ])
+  expect((await leasehold(['control', '--port', '65536'], env)).code).toBe(2)
+  const control = start(['control', '--host', '127.0.0.2', '--port', '0'])
+  const listening = JSON.parse(await control.waitForLine(/"event":"control.started"/)) as Record<
+    string,
+    string
+  >
+  expect(listening['address']).toMatch(/^127\.0\.0\.2:\d+$/)
+  expect((await fetch(`http://${listening['address']}/readyz`)).status).toBe(200)
+  control.kill('SIGTERM')
+  expect(await control.exit).toEqual({ code: 0, signal: null })
+})
+
 test('logs --follow shows each line once, as it comes, and ends with its task', async () => {
   const id = await submit(db.pool, 'endless', {})
   const follower = start(['logs', id, '--follow'])

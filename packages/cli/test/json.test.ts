@@ -17,6 +17,7 @@ const withoutJson = [
   'background keep',
   'background start',
   'background stop',
+  'control',
   'db start',
   'db stop',
   'dev',

@@ -45,7 +45,7 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true })
 })
 
-test('monitor and scheduler come first, what was stopped stays so, and the first that does not come back ends it', async () => {
+test('monitor, scheduler and control come first, what was stopped stays so, and the first that does not come back ends it', async () => {
   const { code, stdout, stderr } = await leasehold(
     ['systemd', 'restart', '--config', join(folder, 'leasehold.config.json')],
     { DATABASE_URL: db.url, PATH: `${folder}:${process.env['PATH']}` },
@@ -57,6 +57,7 @@ test('monitor and scheduler come first, what was stopped stays so, and the first
     [
       'restart leasehold-heartbeat-monitor.service',
       'restart leasehold-scheduler.service',
+      'restart leasehold-control.service',
       'restart leasehold-runner@note@2.service',
       '',
     ].join('\n'),

@@ -79,6 +79,7 @@ test('the files of a manifest: its slots, its user and folders, secrets by name 
   expect(contentOf(files, `${units}/leasehold.target.d/10-leasehold.conf`).match(/^Wants=.*/gm)).toEqual([
     'Wants=leasehold-heartbeat-monitor.service',
     'Wants=leasehold-scheduler.service',
+    'Wants=leasehold-control.service',
     ...[1, 2, 3, 4, 5, 6, 7, 8].map((n) => `Wants=leasehold-runner@lead_verify@${n}.service`),
     'Wants=leasehold-runner@blog@1.service',
   ])
@@ -116,6 +117,7 @@ test('every secret that Leasehold knows goes to who uses it, and to nobody else'
       .toSorted()
   expect(given('leasehold-runner@')).toEqual(['ANTHROPIC_API_KEY', 'DATABASE_URL', 'VERIFY_KEY'])
   expect(given('leasehold-scheduler')).toEqual(['DATABASE_URL'])
+  expect(given('leasehold-control')).toEqual(['DATABASE_URL', 'LEASEHOLD_METRICS_TOKEN'])
   expect(given('leasehold-heartbeat-monitor')).toEqual([
     'DATABASE_URL',
     'LEASEHOLD_PING_URL',
@@ -124,8 +126,8 @@ test('every secret that Leasehold knows goes to who uses it, and to nobody else'
     'SMTP_PASSWORD',
     'TELEGRAM_BOT_TOKEN',
   ])
-  // Whoever adds one to the settings decides here whose it is. TRIGGER_SECRET is the control service's, which is to come.
-  const homes = ['leasehold-runner@', 'leasehold-heartbeat-monitor'].flatMap(given)
+  // Whoever adds one to the settings decides here whose it is. TRIGGER_SECRET is for a part of the control service that is to come.
+  const homes = ['leasehold-runner@', 'leasehold-heartbeat-monitor', 'leasehold-control'].flatMap(given)
   expect(secrets.filter((secret) => !homes.includes(secret))).toEqual(['TRIGGER_SECRET'])
 })
 
@@ -176,7 +178,7 @@ test('a stop has more time than a drain takes, in the shipped unit and in every 
 test('everything that an installation starts ends with its target, firings too', async () => {
   const files = await printed('--timers')
   const units = files.filter(({ path }) => /^\/etc\/systemd\/system\/[^/]+\.(service|timer)$/.test(path))
-  expect(units.length).toBe(5)
+  expect(units.length).toBe(6)
   for (const { path, content } of units) expect(content, path).toContain('\nPartOf=leasehold.target\n')
 })
 
@@ -304,7 +306,7 @@ test('a path that leads to a hidden folder is refused, and says where it leads',
 
 test('what ends with an error of its own is back after a pause, what was killed at once, in every daemon alike', async () => {
   const files = await printed()
-  const lines = ['runner@', 'heartbeat-monitor', 'scheduler'].map((name) => {
+  const lines = ['runner@', 'heartbeat-monitor', 'scheduler', 'control'].map((name) => {
     const unit = contentOf(files, `/etc/systemd/system/leasehold-${name}.service`)
     expect(unit).toContain('\nStartLimitIntervalSec=0\n')
     expect(unit).not.toMatch(/^RestartSteps/m)
@@ -360,10 +362,11 @@ test('the file for PM2 is a module with an app for each slot, none of which is s
   expect(apps.map(({ name }) => name)).toEqual([
     'leasehold-heartbeat-monitor@1',
     'leasehold-scheduler@1',
+    'leasehold-control@1',
     ...[1, 2, 3, 4, 5, 6, 7, 8].map((n) => `leasehold-lead_verify@${n}`),
     'leasehold-blog@1',
   ])
-  expect(apps[3]).toMatchObject({
+  expect(apps[4]).toMatchObject({
     args: ['--config', realpathSync(manifestFile), '--slot', 'lead_verify@2'],
     stop_exit_codes: [2, 5],
     kill_timeout: 325_000,

@@ -60,6 +60,7 @@ export function assemble(value: unknown, file: string): Manifest {
     commands: [...stages].flatMap(([name, stage]) => toCommand(name, stage, directory)),
     monitors: top.monitors,
     schedulers: top.schedulers,
+    controls: top.controls,
     schedules: [...(parts.schedules as Map<string, ScheduleForm>)].map(([name, one]) =>
       toSchedule(name, one),
     ),

@@ -77,7 +77,7 @@ export interface ManifestInput {
     readonly secrets?: readonly string[]
     /**
      * Services that log in to the database as themselves, under systemd: `runner`, `heartbeat-monitor`, `scheduler`,
-     * `fire`. Each gets the credential `DATABASE_URL.NAME` in place of `DATABASE_URL`; default none.
+     * `control`, `fire`. Each gets the credential `DATABASE_URL.NAME` in place of `DATABASE_URL`; default none.
      */
     readonly ownLogins?: readonly string[]
   }
@@ -88,6 +88,8 @@ export interface ManifestInput {
   /** Heartbeat monitors and schedulers that run here; default 1 each, 0 for none. */
   readonly monitors?: number
   readonly schedulers?: number
+  /** Whether a control service (metrics, health) runs here: 1, the default, or 0. One for a machine: it has a port. */
+  readonly controls?: 0 | 1
   /** Lease and beat: 90 s and 30 s; a beat is at most a third of the lease. */
   readonly leaseTtl?: Duration
   readonly beatInterval?: Duration

@@ -18,6 +18,7 @@ export interface Manifest {
   readonly commands: readonly ManifestCommand[]
   readonly monitors: number
   readonly schedulers: number
+  readonly controls: number
   readonly schedules: readonly ManifestSchedule[]
   readonly alerts: ManifestAlerts | null
   readonly drainTimeoutMs: number

@@ -77,6 +77,7 @@ export interface ServiceForm {
 export interface TopForm {
   readonly monitors: number
   readonly schedulers: number
+  readonly controls: number
   readonly leaseTtl: number
   readonly beatInterval: number
   readonly drainTimeout: number
@@ -146,6 +147,7 @@ export const forms: {
     alerts: z.unknown().optional(),
     monitors: whole(0, 100).default(1),
     schedulers: whole(0, 100).default(1),
+    controls: whole(0, 1).default(1),
     leaseTtl: duration(1000, 3_600_000, '1 s to 1 h').default(90_000),
     beatInterval: duration(50, 1_200_000, '50 ms to 20 min').default(30_000),
     drainTimeout: duration(0, 3_600_000, '0 to 1 h').default(30_000),

@@ -40,7 +40,7 @@ describe('a good manifest', () => {
   test('is completed: slots, absolute paths, milliseconds, defaults', async () => {
     const manifest = await readManifest(fixture)
     const directory = dirname(fixture)
-    expect(manifest).toMatchObject({ file: fixture, directory, monitors: 1, schedulers: 2 })
+    expect(manifest).toMatchObject({ file: fixture, directory, monitors: 1, schedulers: 2, controls: 1 })
     expect(manifest).toMatchObject({
       drainTimeoutMs: 60_000,
       leaseTtlMs: 90_000,

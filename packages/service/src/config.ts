@@ -6,6 +6,7 @@
  */
 import { ConfigError, type ConfigProblem, nearName } from '@leasehold/queue'
 import { readFileSync } from 'node:fs'
+import { BlockList, isIPv6 } from 'node:net'
 import { join, resolve } from 'node:path'
 import { type Settings, parseSettings, secretNames, settingNames } from './settings.ts'
 
@@ -60,7 +61,13 @@ export interface Config {
     readonly baseUrl: string | null
     readonly name: string | null
   }
-  readonly control: { readonly triggerSecret: string | null }
+  /** The control service: where it listens, and the token it demands; null: none. */
+  readonly control: {
+    readonly host: string
+    readonly port: number
+    readonly token: string | null
+    readonly triggerSecret: string | null
+  }
 }
 
 /**
@@ -163,13 +170,22 @@ function misfits(s: Settings, reader: ConfigReader, wrong: ReadonlySet<string>):
     if (!wants && s.SMTP_HOST !== undefined)
       refuse('HEARTBEAT_MONITOR_ALERT_EMAIL', 'is missing although SMTP_HOST is set')
   }
-  if (reader === 'control' && s.TRIGGER_SECRET === undefined) {
+  const { LEASEHOLD_CONTROL_HOST: host } = s
+  if (reader === 'control' && s.LEASEHOLD_METRICS_TOKEN === undefined && !isLoopback(host))
     refuse(
-      'TRIGGER_SECRET',
-      'is missing: the control service answers nobody without it; `openssl rand -hex 32` makes one',
+      'LEASEHOLD_METRICS_TOKEN',
+      `is missing although LEASEHOLD_CONTROL_HOST is ${host}, which others can reach; \`openssl rand -hex 32\` makes one`,
     )
-  }
   return problems
+}
+
+const loopback = new BlockList()
+loopback.addSubnet('127.0.0.0', 8, 'ipv4')
+loopback.addAddress('::1', 'ipv6')
+
+/** Whether only this machine can reach an IP address. */
+function isLoopback(address: string): boolean {
+  return loopback.check(address, isIPv6(address) ? 'ipv6' : 'ipv4')
 }
 
 /** What sends alerts, said by half. */
@@ -232,7 +248,12 @@ function shape(s: Settings): Config {
       baseUrl: s.ANTHROPIC_BASE_URL ?? null,
       name: s.LEASEHOLD_MODEL ?? null,
     },
-    control: { triggerSecret: s.TRIGGER_SECRET ?? null },
+    control: {
+      host: s.LEASEHOLD_CONTROL_HOST,
+      port: s.LEASEHOLD_CONTROL_PORT,
+      token: s.LEASEHOLD_METRICS_TOKEN ?? null,
+      triggerSecret: s.TRIGGER_SECRET ?? null,
+    },
   }
 }
 

@@ -8,7 +8,7 @@ import { readFileSync } from 'node:fs'
 import { describeError } from '@leasehold/queue'
 import type { Config } from './config.ts'
 import { type Logger, createLogger } from './log.ts'
-import { onShutdown, processExitCodes, runMain } from './process.ts'
+import { onShutdown, processExitCodes, runMain, tellParent } from './process.ts'
 import { beginStart, notifier } from './systemd.ts'
 import { Watchdog } from './watchdog.ts'
 
@@ -94,7 +94,10 @@ async function live<Told extends { readonly config: Config }>(
       version: versionOf(home),
       watchdog,
       status: (text) => systemd.status(text),
-      ready: () => start.ready(),
+      ready: () => {
+        start.ready()
+        tellParent('ready')
+      },
       stopping: () => systemd.stopping(),
       onSecondSignal,
       told: {

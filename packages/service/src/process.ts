@@ -68,6 +68,18 @@ export async function runMain(main: () => Promise<number | void>): Promise<void>
   }
 }
 
+const told = new Set<string>()
+
+/**
+ * Tells the process that started this one, where it has opened a channel: the keeper of a developer's machine, or PM2
+ * (`wait_ready`). Each word once; who listens no longer is no error.
+ */
+export function tellParent(word: 'ready'): void {
+  if (told.has(word)) return
+  told.add(word)
+  if (process.connected) process.send?.(word, undefined, undefined, () => {})
+}
+
 function exitCodeOf(error: unknown): number {
   if (error instanceof ConfigError) return processExitCodes.misconfigured
   const taken = error instanceof LeaseholdError && error.code === 'SLOT_TAKEN'

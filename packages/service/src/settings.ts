@@ -5,6 +5,7 @@
  * Which settings need one another is said in config.ts, which also shapes the result.
  */
 import type { ConfigProblem } from '@leasehold/queue'
+import { isIP } from 'node:net'
 import { z } from 'zod'
 
 const text = z.string()
@@ -48,6 +49,11 @@ const botApi = webAddress.refine(
   (value) =>
     value.startsWith('https:') || /^http:\/\/(localhost|127(\.\d{1,3}){3}|\[::1\])([:/]|$)/.test(value),
   'must be an https address',
+)
+
+const ipAddress = text.refine(
+  (value) => isIP(value) !== 0,
+  'must be an IP address: 127.0.0.1 (this machine only), 0.0.0.0 or :: (every network), or one of this machine',
 )
 
 const argv = text.transform((value, context): readonly string[] => {
@@ -106,6 +112,9 @@ export interface Settings {
   readonly ANTHROPIC_API_KEY?: string | undefined
   readonly ANTHROPIC_BASE_URL?: string | undefined
   readonly LEASEHOLD_MODEL?: string | undefined
+  readonly LEASEHOLD_CONTROL_HOST: string
+  readonly LEASEHOLD_CONTROL_PORT: number
+  readonly LEASEHOLD_METRICS_TOKEN?: string | undefined
   readonly TRIGGER_SECRET?: string | undefined
 }
 
@@ -176,6 +185,20 @@ const schema = z.object({
   ANTHROPIC_BASE_URL: webAddress.optional(),
   LEASEHOLD_MODEL: name(100).optional(),
 
+  LEASEHOLD_CONTROL_HOST: ipAddress.default('127.0.0.1'),
+  LEASEHOLD_CONTROL_PORT: z
+    .string()
+    .regex(/^\d{1,5}$/, 'must be a port number from 1 to 65535, or 0 for any free one')
+    .transform(Number)
+    .refine((port) => port <= 65_535, 'must be a port number from 1 to 65535, or 0 for any free one')
+    .default(7077),
+  LEASEHOLD_METRICS_TOKEN: text
+    .regex(
+      /^[\w.~+/=-]{32,}$/,
+      'must have at least 32 letters, digits and . _ ~ + / = -; `openssl rand -hex 32` makes one',
+    )
+    .optional(),
+
   TRIGGER_SECRET: text
     .min(32, 'must have at least 32 characters; `openssl rand -hex 32` makes one')
     .optional(),
@@ -193,6 +216,7 @@ export const secretNames: readonly (keyof Settings)[] = [
   'LEASEHOLD_WEBHOOK_SECRET',
   'LEASEHOLD_PING_URL',
   'ANTHROPIC_API_KEY',
+  'LEASEHOLD_METRICS_TOKEN',
   'TRIGGER_SECRET',
 ]
 

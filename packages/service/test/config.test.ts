@@ -38,7 +38,7 @@ test('an empty environment gives the documented defaults', () => {
     smtp: null,
     alerts: { telegram: null, webhook: null, command: null, pingUrl: null },
     model: { apiKey: null, baseUrl: null, name: null },
-    control: { triggerSecret: null },
+    control: { host: '127.0.0.1', port: 7077, token: null, triggerSecret: null },
   })
 })
 
@@ -111,6 +111,9 @@ test('all problems are reported at once, each with its name and its bounds', () 
     HEARTBEAT_MONITOR_ALERT_EMAIL: 'ops',
     SMTP_PORT: '70000',
     EMAIL_FROM: 'Leasehold\r\nBcc: x@y.example <a@b.example>',
+    LEASEHOLD_CONTROL_HOST: 'localhost',
+    LEASEHOLD_CONTROL_PORT: '65536',
+    LEASEHOLD_METRICS_TOKEN: 'short',
     TRIGGER_SECRET: 'short',
   })
   expect(Object.keys(problems).sort()).toEqual([
@@ -118,8 +121,11 @@ test('all problems are reported at once, each with its name and its bounds', () 
     'EMAIL_FROM',
     'HEARTBEAT_MONITOR_ALERT_EMAIL',
     'HEARTBEAT_MONITOR_INTERVAL',
+    'LEASEHOLD_CONTROL_HOST',
+    'LEASEHOLD_CONTROL_PORT',
     'LEASEHOLD_LEASE_TTL_MS',
     'LEASEHOLD_LOG_LEVEL',
+    'LEASEHOLD_METRICS_TOKEN',
     'LEASEHOLD_POLL_MS',
     'SMTP_PORT',
     'TRIGGER_SECRET',
@@ -197,9 +203,18 @@ test.each<[string, Environment, ConfigReader, string[]]>([
   ],
   ['a command of nothing', { LEASEHOLD_ALERT_COMMAND: '[]' }, 'cli', ['LEASEHOLD_ALERT_COMMAND']],
   ['a ping to a file', { LEASEHOLD_PING_URL: 'file:///etc/passwd' }, 'cli', ['LEASEHOLD_PING_URL']],
-  ['a control service without its secret', {}, 'control', ['TRIGGER_SECRET']],
+  ['a port for everybody without a token', { LEASEHOLD_CONTROL_HOST: '::' }, 'control', ['LEASEHOLD_METRICS_TOKEN']], // prettier-ignore
+  ['an address of the network without a token', { LEASEHOLD_CONTROL_HOST: '192.0.2.1' }, 'control', ['LEASEHOLD_METRICS_TOKEN']], // prettier-ignore
 ])('refuses %s', (_what, environment, reader, names) => {
   expect(Object.keys(problemsOf(environment, reader))).toEqual(names)
+})
+
+test('on loopback, in every notation, the control service needs no token, and nobody else ever does', () => {
+  for (const host of ['127.0.0.1', '127.1.2.3', '::1', '0:0:0:0:0:0:0:1', '::ffff:127.0.0.1'])
+    expect(readConfig({ LEASEHOLD_CONTROL_HOST: host, LEASEHOLD_CONTROL_PORT: '0' }, 'control').control).toMatchObject({ host, port: 0, token: null }) // prettier-ignore
+  expect(problemsOf({ LEASEHOLD_CONTROL_HOST: '0.0.0.0' }, 'runner')).toEqual({})
+  const LEASEHOLD_METRICS_TOKEN = 'made-up-token-of-thirty-two-signs'
+  expect(readConfig({ LEASEHOLD_CONTROL_HOST: '::', LEASEHOLD_METRICS_TOKEN }, 'control').control).toMatchObject({ host: '::', token: LEASEHOLD_METRICS_TOKEN }) // prettier-ignore
 })
 
 test.each<ConfigReader>(['runner', 'scheduler'])(
@@ -243,6 +258,7 @@ test('no message repeats a secret', () => {
         DATABASE_URL: `x://${secret}`,
         ANTHROPIC_API_KEY: secret,
         TRIGGER_SECRET: secret,
+        LEASEHOLD_METRICS_TOKEN: secret,
         TELEGRAM_BOT_TOKEN: secret,
         LEASEHOLD_WEBHOOK_URL: secret,
         LEASEHOLD_PING_URL: secret,
@@ -268,6 +284,7 @@ test('a credential file wins over the variable, and one that cannot be read is a
   expect(Object.keys(problemsOf({ CREDENTIALS_DIRECTORY: join(folder, 'plain') })).sort()).toEqual([
     'ANTHROPIC_API_KEY',
     'DATABASE_URL',
+    'LEASEHOLD_METRICS_TOKEN',
     'LEASEHOLD_PING_URL',
     'LEASEHOLD_WEBHOOK_SECRET',
     'LEASEHOLD_WEBHOOK_URL',

@@ -19,7 +19,7 @@ export type Request = 'list' | 'begun' | 'stop' | 'stop-now'
 
 /** A process as its keeper sees it. */
 export interface KeptMember extends MemberState {
-  /** It has shown in the database that it works: a worker's beat, a monitor's or a scheduler's first look. */
+  /** It works: a worker beats, a monitor or a scheduler has looked, the control service has read; itself or the database says so. */
   readonly works: boolean
   /** The end of what it wrote, readably. */
   readonly lastLines: readonly string[]

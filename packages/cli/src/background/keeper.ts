@@ -87,7 +87,7 @@ class Keeper {
       .flatMap((fleet) => fleet.members)
       .map((member) => ({
         ...member,
-        works: member.pid !== null && this.atWork.has(member.pid),
+        works: member.pid !== null && (member.ready || this.atWork.has(member.pid)),
         lastLines: this.lastLines.get(member.name) ?? [],
       }))
     return { pid: process.pid, phase: this.phase, database: this.database, members }

@@ -80,7 +80,7 @@ function refuseEmpty(manifest: Manifest): void {
   if (processKinds(manifest).length > 0) return
   throw usageError(
     `${manifest.file} declares no process`,
-    'give it a stage or a worker with instances, a monitor or a scheduler',
+    'give it a stage or a worker with instances, a monitor, a scheduler or a control service',
   )
 }
 
@@ -148,7 +148,7 @@ function joined(members: readonly MemberState[], workers: readonly WorkerHealth[
 
 function processRemark(process: MemberState, worker: WorkerHealth | null, asked: boolean): string | null {
   if (process.pid === null) return `down: ${process.lastEnd ?? 'not started yet'}`
-  const works = !/^(monitor|scheduler|heartbeat-monitor)(@|$)/.test(process.name)
+  const works = !/^(monitor|scheduler|heartbeat-monitor|control)(@|$)/.test(process.name)
   return worker === null && works && asked ? 'process without worker' : null
 }
 

@@ -28,6 +28,7 @@ interface Findings {
   readonly processes: number
   readonly monitors: number
   readonly schedulers: number
+  readonly controls: number
   readonly workers: readonly {
     readonly name: string
     readonly instances: number
@@ -57,12 +58,13 @@ export function addCheck(program: Command, context: Context): void {
 }
 
 function findingsOf(manifest: Manifest, warnings: readonly string[], now: Date): Findings {
-  const { file, monitors, schedulers, workers, schedules, alerts } = manifest
+  const { file, monitors, schedulers, controls, workers, schedules, alerts } = manifest
   return {
     file,
     processes: workers.reduce((sum, worker) => sum + worker.slots.length, 0),
     monitors,
     schedulers,
+    controls,
     workers: workers.map((worker) => ({
       name: worker.name,
       instances: worker.slots.length,
@@ -90,11 +92,11 @@ function nextOf(schedule: ManifestSchedule, now: Date): Firing[] {
 }
 
 function report(terminal: Terminal, findings: Findings): string {
-  const { workers, schedules, processes, monitors, schedulers, warnings } = findings
+  const { workers, schedules, processes, monitors, schedulers, controls, warnings } = findings
   const parts = [
     `${terminal.paint('green', 'ok')} ${findings.file}`,
     `${count(workers.length, 'worker')} in ${processes === 1 ? '1 process' : `${processes} processes`}, ` +
-      `${count(monitors, 'monitor')}, ${count(schedulers, 'scheduler')}, ${count(schedules.length, 'schedule')}` +
+      `${count(monitors, 'monitor')}, ${count(schedulers, 'scheduler')}, ${count(controls, 'control service')}, ${count(schedules.length, 'schedule')}` +
       (findings.alerts === null ? '' : ', alert policy'),
   ]
   if (workers.length > 0) parts.push(workerTable(terminal, workers))

@@ -1,5 +1,5 @@
 /**
- * `leasehold runner`, `leasehold monitor` and `leasehold scheduler`: this process becomes the daemon.
+ * `leasehold runner`, `monitor`, `scheduler` and `control`: this process becomes the daemon.
  *
  * Only translates options; the daemon reads the environment, checks its configuration and decides.
  */
@@ -8,7 +8,7 @@ import type { Context } from '../context.ts'
 import { exitCodes, type ExitCode } from '../exit-codes.ts'
 import { wholeNumber } from '../options.ts'
 import { become } from '../processes/become.ts'
-import { monitorEntry, runnerEntry, schedulerEntry } from '../processes/entries.ts'
+import { controlEntry, monitorEntry, runnerEntry, schedulerEntry } from '../processes/entries.ts'
 
 interface RunnerOptions {
   readonly config?: string
@@ -17,6 +17,11 @@ interface RunnerOptions {
   readonly slot?: string
   readonly concurrency?: number
   readonly run?: string
+}
+
+interface ControlOptions {
+  readonly host?: string
+  readonly port?: number
 }
 
 /** Adds the commands to the program. */
@@ -47,6 +52,19 @@ export function addDaemonCommands(program: Command, context: Context): void {
     .action(async () => {
       context.exitCode = toExitCode(await become(schedulerEntry, [], context.environment))
     })
+  program
+    .command('control')
+    .description('answer what watches from outside: metrics for Prometheus, health checks (docs/control.md)')
+    .option('--host <address>', 'an IP address of this machine (default: LEASEHOLD_CONTROL_HOST, 127.0.0.1)')
+    .option(
+      '--port <n>',
+      'a port, 0 for any free one (default: LEASEHOLD_CONTROL_PORT, 7077)',
+      wholeNumber(0, 65_535),
+    ) // prettier-ignore
+    .action(async (options: ControlOptions) => {
+      const environment = { ...context.environment, ...controlSettings(options) }
+      context.exitCode = toExitCode(await become(controlEntry, [], environment))
+    })
 }
 
 /** The runner daemon's own arguments; also used by `dev`. */
@@ -59,6 +77,14 @@ export function runnerArguments(options: RunnerOptions): string[] {
     ...(options.concurrency === undefined ? [] : ['--concurrency', String(options.concurrency)]),
     ...(options.run === undefined ? [] : ['--run', options.run]),
   ]
+}
+
+/** The options as the settings that they stand for: what is wrong with them is said by the daemon. */
+function controlSettings({ host, port }: ControlOptions): Record<string, string> {
+  return {
+    ...(host === undefined ? {} : { LEASEHOLD_CONTROL_HOST: host }),
+    ...(port === undefined ? {} : { LEASEHOLD_CONTROL_PORT: String(port) }),
+  }
 }
 
 /** Daemons end with 0, 1, 2 or 5 and mean the same by it. */

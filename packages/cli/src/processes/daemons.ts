@@ -5,7 +5,7 @@
  * systemd/leasehold-NAME.service for each), Supervisor's and PM2's files, the keeper of a developer's machine.
  */
 import type { Manifest } from '@leasehold/manifest'
-import { monitorEntry, schedulerEntry } from './entries.ts'
+import { controlEntry, monitorEntry, schedulerEntry } from './entries.ts'
 
 export interface Daemon {
   /** `leasehold-NAME.service`, `NAME@1`. */
@@ -37,7 +37,13 @@ export const daemons: readonly Daemon[] = [
     count: (manifest) => manifest.schedulers,
     secrets: [],
   },
+  {
+    name: 'control',
+    entry: controlEntry,
+    count: (manifest) => manifest.controls,
+    secrets: ['LEASEHOLD_METRICS_TOKEN'],
+  },
 ]
 
-/** Of a service whose program, unit and row here are still to come: no process is given them. */
+/** Of a part of the control service that is still to come: no process is given them. */
 export const secretsOfNobody: readonly string[] = ['TRIGGER_SECRET']

@@ -13,5 +13,8 @@ export const monitorEntry: URL = new URL(main, import.meta.resolve('@leasehold/d
 /** The scheduler's program. */
 export const schedulerEntry: URL = new URL(main, import.meta.resolve('@leasehold/daemon-scheduler'))
 
+/** The control service's program. */
+export const controlEntry: URL = new URL(main, import.meta.resolve('@leasehold/daemon-control'))
+
 /** The program of this command line, without what bin/leasehold.mjs looks for first. */
 export const cliEntry: URL = new URL(`.${main}`, import.meta.url)

@@ -33,6 +33,8 @@ export interface MemberState {
   /** Null between two lives, and when it has ended for good. */
   readonly pid: number | null
   readonly startedAt: Date | null
+  /** It has said that it does its work. */
+  readonly ready: boolean
   readonly restarts: number
   /** How its last life ended; null: it has had one only. */
   readonly lastEnd: string | null
@@ -90,14 +92,14 @@ export class Fleet {
     const { terminal, restart, nameWidth } = this.options
     const prefix = `${terminal.paint(colour, member.name.padEnd(nameWidth))} | `
     let pauseMs = 1_000
-    const unborn = { pid: null, startedAt: null, restarts: -1, lastEnd: null, failures: 0 }
+    const unborn = { pid: null, startedAt: null, ready: false, restarts: -1, lastEnd: null, failures: 0 }
     this.states.set(member, { name: member.name, ...unborn })
     for (;;) {
       const startedAt = performance.now()
       const { code, how } = await this.runOnce(member, prefix)
       const asked = this.stopping.signal.aborted && (code === 0 || code === null)
       const failures = (this.states.get(member)?.failures ?? 0) + (asked ? 0 : 1)
-      this.note(member, { pid: null, startedAt: null, lastEnd: how, failures })
+      this.note(member, { pid: null, startedAt: null, ready: false, lastEnd: how, failures })
       if (performance.now() - startedAt > healthyAfterMs) pauseMs = 1_000
       if (code === exitCodes.usage) {
         this.misconfigured = true
@@ -149,6 +151,9 @@ export class Fleet {
     if (child.pid !== undefined) terminal.out(`${prefix}started, pid ${child.pid}`)
     const restarts = (this.states.get(member)?.restarts ?? -1) + 1
     this.note(member, { pid: child.pid ?? null, startedAt: new Date(), restarts })
+    child.on('message', (word) => {
+      if (word === 'ready') this.note(member, { ready: true })
+    })
     const show = (line: string): void => {
       if (this.options.lines !== undefined) this.options.lines(member, line)
       else terminal.out(`${prefix}${readableLine(terminal, line)}`)

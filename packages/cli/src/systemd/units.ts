@@ -76,7 +76,10 @@ function unitFile(installation: Installation, name: string): PlannedFile {
     prefix === 'leasehold'
       ? shipped
       : shipped
-          .replaceAll(/\bleasehold(?=[-.](runner|heartbeat-monitor|scheduler|fire|target)\b)/g, prefix)
+          .replaceAll(
+            /\bleasehold(?=[-.](runner|heartbeat-monitor|scheduler|control|fire|target)\b)/g,
+            prefix,
+          )
           .replaceAll('/etc/leasehold/leasehold.env', `/etc/${prefix}/${prefix}.env`)
           .replaceAll('/etc/leasehold/', `/etc/${prefix}/`)
           .replaceAll(/((State|Cache)Directory=|%C\/)leasehold\b/g, `$1${prefix}`)

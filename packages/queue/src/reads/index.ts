@@ -2,6 +2,7 @@
  * The reads of the queue: lists and health for people, dashboards and programs. They change nothing.
  */
 export { type AlertRecord, type AlertState, type WaitingNews, listAlerts, listWaitingNews } from './alerts.ts'
+export { type StatusCounts, countByStatus } from './counts.ts'
 export {
   type HealthCheck,
   type InvariantViolation,

@@ -10,7 +10,7 @@ import { ConfigError, LeaseholdError, describeError } from '@leasehold/queue'
 import type { Logger } from '@leasehold/service'
 import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { AddressInfo } from 'node:net'
-import { bearerCheck } from './bearer.ts'
+import { bearerCheck, namesNoDomain } from './access.ts'
 import { judge } from './health.ts'
 import type { Metrics } from './metrics.ts'
 import { clientProblem, problem } from './problems.ts'
@@ -84,14 +84,17 @@ function buildServer(options: RoomOptions, onScrape: () => void): FastifyInstanc
       void answer.code(400).send(problem('BAD_REQUEST', 'The address of the request cannot be read.', known))
     },
   })
-  const allowed = token === null ? () => true : bearerCheck(token)
+  const brings = token === null ? null : bearerCheck(token)
   endWithoutIdle(server)
   server.addHook('onRequest', (request, reply, done) => {
     reply.headers({ 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' })
     // A body is not read, so nothing can follow it.
     const body = hasBody(request)
     if (body) reply.header('connection', 'close')
-    if (pathOf(request) !== '/healthz' && !allowed(request.headers.authorization)) unauthorized(reply)
+    const { authorization, host } = request.headers
+    const guarded = pathOf(request) !== '/healthz'
+    if (guarded && brings?.(authorization) === false) unauthorized(reply)
+    else if (guarded && brings === null && !namesNoDomain(host)) misdirected(reply)
     else if (request.is404) notFound(request, reply)
     else if (body) reply.code(413).send(problem('BODY_REFUSED', 'No request here has a body.', 'Send none.'))
     else done()
@@ -163,6 +166,11 @@ function unauthorized(reply: FastifyReply): FastifyReply {
     .code(401)
     .header('www-authenticate', 'Bearer realm="leasehold"')
     .send(problem('UNAUTHORIZED', 'The bearer token is missing or wrong.', hint))
+}
+
+function misdirected(reply: FastifyReply): FastifyReply {
+  const hint = 'Ask by IP address or as localhost, or set LEASEHOLD_METRICS_TOKEN and send it.'
+  return reply.code(421).send(problem('WRONG_HOST', 'Without a token no other name is answered.', hint))
 }
 
 function pathOf(request: FastifyRequest): string {

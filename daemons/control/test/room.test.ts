@@ -41,9 +41,13 @@ async function errorOf(response: Response): Promise<[number, unknown]> {
 async function raw(bytes: string): Promise<string> {
   const [host, port] = open.room.address.split(':')
   const socket = connect(Number(port), host)
-  socket.end(bytes)
+  socket.write(bytes)
   return text(socket)
 }
+
+/** The answer to a GET with this Host header. */
+const asking = (host: string, path = '/health'): Promise<string> =>
+  raw(`GET ${path} HTTP/1.1\r\nhost: ${host}\r\nconnection: close\r\n\r\n`)
 
 test('every refusal has one form, with what to do instead', async () => {
   expect(await errorOf(await ask('/'))).toEqual([404, 'NOT_FOUND'])
@@ -57,10 +61,10 @@ test('every refusal has one form, with what to do instead', async () => {
   const headers = { 'content-type': 'application/json' }
   expect(await errorOf(await ask('/health', { method: 'POST', body, headers }))).toEqual([405, 'METHOD_NOT_ALLOWED']) // prettier-ignore
   expect(await errorOf(await ask('/nothing', { method: 'POST', body, headers }))).toEqual([404, 'NOT_FOUND'])
-  expect(await raw('GET /%zz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n')).toMatch(/^HTTP\/1.1 400 [^]*"code":"BAD_REQUEST"/) // prettier-ignore
+  expect(await raw('GET /%zz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n')).toMatch(/^HTTP\/1.1 400 [^]*"code":"BAD_REQUEST"/) // prettier-ignore
   expect(await raw('hello\r\n\r\n')).toMatch(/^HTTP\/1.1 400 [^]*"code":"BAD_REQUEST"/)
-  expect(await raw(`GET /${'a'.repeat(9_000)} HTTP/1.1\r\nhost: x\r\n\r\n`)).toMatch(/^HTTP\/1.1 431 [^]*"code":"TOO_LARGE"/) // prettier-ignore
-  expect(await raw('GET /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello')).toMatch(/^HTTP\/1.1 413 [^]*connection: close[^]*"code":"BODY_REFUSED"/) // prettier-ignore
+  expect(await raw(`GET /${'a'.repeat(9_000)} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n`)).toMatch(/^HTTP\/1.1 431 [^]*"code":"TOO_LARGE"/) // prettier-ignore
+  expect(await raw('GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 5\r\n\r\nhello')).toMatch(/^HTTP\/1.1 413 [^]*connection: close[^]*"code":"BODY_REFUSED"/) // prettier-ignore
 })
 
 test('HEAD and a query are answered as GET without them', async () => {
@@ -87,20 +91,26 @@ test('with a token only /healthz answers without it, and only that token opens t
   expect(statuses).toEqual([200, 503, 200, 404])
 })
 
+test('without a token nobody is answered who asks by the name of a domain, as a page in a browser would', async () => {
+  for (const host of ['rebound.example', 'rebound.example:7077', '127.0.0.1.example', 'localhost.example'])
+    expect(await asking(host), host).toMatch(/^HTTP\/1.1 421 [^]*"code":"WRONG_HOST"/)
+  for (const host of ['127.0.0.1:7077', 'LocalHost', '[::1]:7077', '192.0.2.1'])
+    expect(await asking(host), host).toMatch(/^HTTP\/1.1 503 [^]*"ok":false/)
+  expect(await asking('rebound.example', '/healthz')).toMatch(/^HTTP\/1.1 200 /)
+  const named = { headers: { authorization: `Bearer ${token}` } }
+  expect((await ask('/readyz', named, guarded)).status).toBe(200)
+})
+
 test('/health names what is wrong: incidents and bad checks; all well is 200', async () => {
   await db.pool.query("insert into leasehold.incidents (kind, subject, summary, opened_at) values ('worker_dead', 'work@1', 'work@1 died, it is made up', leasehold.clock())") // prettier-ignore
-  const response = await ask('/health')
-  expect([response.status, await response.json()]).toEqual([
-    503,
-    {
-      ok: false,
-      wrong: [
-        { what: 'incident', name: 'worker_dead', message: 'work@1 died, it is made up', since: expect.stringMatching(/^\d{4}-.*Z$/) }, // prettier-ignore
-        { what: 'check', name: 'monitor', message: 'never looked', hint: expect.stringContaining('leasehold monitor') }, // prettier-ignore
-      ],
-      warnings: [],
-    },
-  ])
+  const said = async (): Promise<unknown> => {
+    const response = await ask('/health')
+    return [response.status, await response.json()]
+  }
+  const incident = { what: 'incident', name: 'worker_dead', message: 'work@1 died, it is made up', since: expect.stringMatching(/^\d{4}-.*Z$/) } // prettier-ignore
+  const check = { what: 'check', name: 'monitor', message: 'never looked', hint: expect.stringContaining('leasehold monitor') } // prettier-ignore
+  const wrong = [503, { ok: false, wrong: [incident, check], warnings: [] }]
+  await expect.poll(said, { timeout: 20_000 }).toEqual(wrong)
   await db.pool.query('update leasehold.incidents set resolved_at = leasehold.clock()')
   await db.pool.query("select leasehold.monitor_beat(gen_random_uuid(), 'host.example', 1, 'test', 60000)")
   await untilStatus('/health', 200)

@@ -432,6 +432,12 @@ create table leasehold.sleepers (
   constraint sleepers_pkey PRIMARY KEY (stage, worker_id)
 ) with (fillfactor=50);
 
+create table leasehold.stage_rates (
+  stage text not null,
+  arrival timestamp with time zone not null,
+  constraint rate_by_newest_arrival PRIMARY KEY (stage, arrival)
+) with (vacuum_truncate=off);
+
 create table leasehold.stage_samples (
   stage text not null,
   at timestamp with time zone not null,
@@ -455,6 +461,9 @@ create table leasehold.stages (
   expected_workers integer default 0 not null,
   paused_until timestamp with time zone,
   registered_at timestamp with time zone default leasehold.clock() not null,
+  rate_tasks integer,
+  rate_per interval,
+  rate_burst integer,
   constraint stages_pkey PRIMARY KEY (name),
   constraint stage_backoff_is_ordered CHECK (((backoff_min >= '00:00:00'::interval) AND (backoff_min <= backoff_max) AND (backoff_max <= '30 days'::interval))),
   constraint stage_expected_workers_is_not_negative CHECK (((expected_workers >= 0) AND (expected_workers <= 100000))),
@@ -463,8 +472,13 @@ create table leasehold.stages (
   constraint stage_max_crashes_is_1_to_100 CHECK (((max_crashes >= 1) AND (max_crashes <= 100))),
   constraint stage_name_is_plain CHECK ((name ~ '^[a-z][a-z0-9_.-]{0,47}$'::text)),
   constraint stage_priority_is_0_to_9 CHECK (((priority >= 0) AND (priority <= 9))),
+  constraint stage_rate_burst_is_1_to_rate_tasks CHECK (((rate_burst >= 1) AND (rate_burst <= GREATEST(rate_tasks, 1)))),
+  constraint stage_rate_is_whole CHECK ((num_nulls(rate_tasks, rate_per, rate_burst) = ANY (ARRAY[0, 3]))),
+  constraint stage_rate_per_is_1_ms_to_1_day CHECK (((rate_per >= '00:00:00.001'::interval) AND (rate_per <= '1 day'::interval))),
+  constraint stage_rate_tasks_is_1_to_1000000 CHECK (((rate_tasks >= 1) AND (rate_tasks <= 1000000))),
   constraint stage_timeout_is_up_to_30_days CHECK (((timeout > '00:00:00'::interval) AND (timeout <= '30 days'::interval)))
 );
+CREATE TRIGGER rate_is_set AFTER INSERT OR UPDATE OF rate_tasks ON leasehold.stages FOR EACH ROW WHEN ((new.rate_tasks IS NOT NULL)) EXECUTE FUNCTION leasehold.rate_is_set();
 
 create table leasehold.stragglers (
   xid xid8 not null,
@@ -926,6 +940,7 @@ create view leasehold.stage_health as
             WHEN (live.n = 0) THEN 'no worker, no work'::text
             WHEN (live.n < s.expected_workers) THEN 'workers missing'::text
             WHEN (leases.n > 0) THEN 'working'::text
+            WHEN ((ready.n > 0) AND (rate.next_start_at > leasehold.clock())) THEN 'rate limited'::text
             WHEN (ready.n > 0) THEN 'waiting for workers'::text
             ELSE 'idle'::text
         END AS status,
@@ -960,8 +975,15 @@ create view leasehold.stage_health as
           ORDER BY r."position"
          LIMIT 1)) AS oldest_ready,
     s.paused_until,
-    sample.at AS sampled_at
-   FROM (((((((leasehold.stages s
+    sample.at AS sampled_at,
+    s.rate_tasks,
+    s.rate_per,
+    s.rate_burst,
+        CASE
+            WHEN (rate.next_start_at > leasehold.clock()) THEN rate.next_start_at
+            ELSE NULL::timestamp with time zone
+        END AS next_start_at
+   FROM ((((((((leasehold.stages s
      CROSS JOIN LATERAL ( SELECT count(*) AS n
            FROM leasehold.workers w
           WHERE ((w.ended_at IS NULL) AND (w.expires_at > leasehold.clock()) AND (s.name = ANY (w.stages)))) live)
@@ -1006,7 +1028,12 @@ create view leasehold.stage_health as
            FROM leasehold.stage_samples p
           WHERE (p.stage = s.name)
           ORDER BY p.at DESC
-         LIMIT 1) sample ON (true));
+         LIMIT 1) sample ON (true))
+     LEFT JOIN LATERAL ( SELECT leasehold.rate_next(s.rate_tasks, s.rate_per, s.rate_burst, x.arrival, leasehold.clock()) AS next_start_at
+           FROM leasehold.stage_rates x
+          WHERE ((x.stage = s.name) AND (s.rate_tasks IS NOT NULL))
+          ORDER BY x.arrival DESC
+         LIMIT 1) rate ON (true));
 
 create view leasehold.task_status as
  SELECT t.id AS task_id,
@@ -2488,6 +2515,9 @@ declare
   v_first bigint;
   v_last bigint;
   v_fence bigint;
+  v_rate record;
+  v_held text[];
+  v_look_at timestamptz;
 begin
   if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
     perform leasehold.require_read_committed('exchange');
@@ -2568,7 +2598,7 @@ begin
       end loop;
     end if;
     for v_stage in
-      select w.name, w.free, s.timeout,
+      select w.name, w.free, s.timeout, s.rate_tasks is not null as limited,
         exists (select from leasehold.ready r where r.stage = w.name and r.lane = 11) as has_suspects
       from unnest(p_stages, p_limits) with ordinality as w(name, free, nr)
       join leasehold.stages s on s.name = w.name
@@ -2576,6 +2606,18 @@ begin
       order by w.nr
     loop
       v_left := v_stage.free;
+      if v_stage.limited then
+        select * into v_rate from leasehold.may_start(v_stage.name, v_left);
+        if v_rate.starts = 0 then
+          if v_rate.look_at is not null and p_run_id is null then
+            v_held := v_held || v_stage.name;
+            v_look_at := least(v_look_at, v_rate.look_at);
+          end if;
+          continue;
+        end if;
+        v_left := v_rate.starts;
+        v_now := v_rate.at; -- the limit counts these starts at this moment, so their leases must say the same
+      end if;
       v_lanes := array[10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0];
       if v_stage.has_suspects then
         -- A suspect goes alone: one at a time per worker, so its neighbours in a crash are never suspects too. A worker may
@@ -2673,10 +2715,28 @@ begin
         exit when v_lanes[1] <> 11 or v_left <= 0;
         v_lanes := array[10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0];
       end loop;
+      if v_stage.limited then
+        if v_left < v_rate.starts then
+          v_rate.look_at := leasehold.note_starts(v_stage.name, v_rate.arrival, v_rate.at, v_rate.starts - v_left,
+            v_left = 0 and v_rate.starts < v_stage.free);
+          if v_rate.look_at is not null and p_run_id is null then
+            v_held := v_held || v_stage.name;
+            v_look_at := least(v_look_at, v_rate.look_at);
+          end if;
+        end if;
+      end if;
     end loop;
+    -- Nobody is woken for a stage that its rate holds back: each submission would call workers that may start nothing.
+    if v_held is not null then
+      delete from leasehold.sleepers z
+      where z.worker_id = p_worker and z.stage = any (array(
+        select y.stage from leasehold.sleepers y
+        where y.worker_id = p_worker and y.stage = any (v_held) for update skip locked));
+    end if;
     if p_wake_ms is not null then
       insert into leasehold.sleepers as z (stage, worker_id, wake_until)
       select distinct name, p_worker, v_now + p_wake_ms * interval '1 millisecond' from unnest(p_stages) as name
+      where name <> all (coalesce(v_held, '{}'))
       on conflict (stage, worker_id) do update set wake_until = excluded.wake_until;
     end if;
     if p_promote then
@@ -2688,6 +2748,10 @@ begin
 
   if cardinality(v_refused) > 0 then
     v_receipt := v_receipt || jsonb_build_object('refused', v_refused::text[]);
+  end if;
+  if v_held is not null then
+    v_receipt := v_receipt || jsonb_build_object('held', v_held);
+    v_due := least(v_due, v_look_at);
   end if;
   if v_due is not null then
     v_receipt := v_receipt || jsonb_build_object('due_in_ms', greatest(0, ceil(extract(epoch from v_due - leasehold.clock()) * 1000)));
@@ -2749,6 +2813,7 @@ declare
   v_live integer;
   v_free integer;
   v_ahead bigint;
+  v_next timestamptz;
 begin
   select t.* into v_task from leasehold.tasks t where t.id = explain_task.task_id;
   if not found then
@@ -2856,6 +2921,28 @@ begin
     select from leasehold.ready r
     where r.stage = v_task.stage and (r.lane > v_row.lane or (r.lane = v_row.lane and r.position < v_row.position)) limit 10001
   ) a;
+  -- With a free place and more before it than the limit lets start now, it is the limit that holds it back.
+  if v_stage.rate_tasks is not null and v_free > 0 then
+    select leasehold.rate_next(v_stage.rate_tasks, v_stage.rate_per, v_stage.rate_burst, x.arrival, v_now) into v_next
+    from leasehold.stage_rates x
+    where x.stage = v_stage.name and v_ahead >= leasehold.rate_starts(
+      v_stage.rate_tasks, v_stage.rate_per, v_stage.rate_burst, x.arrival, v_now)
+    order by x.arrival desc limit 1;
+    if found then
+      v_next := greatest(v_next, v_now);
+      return query select 'ready', 'rate_limited',
+        'Its stage''s rate limit: ' || v_stage.rate_tasks || ' starts per ' || v_stage.rate_per || ' (burst ' || v_stage.rate_burst
+          || '); next start at ' || v_next || '; '
+          || case when v_ahead > 10000 then 'more than 10000' else v_ahead::text end || ' ready task(s) in front.',
+        case when v_ahead = 0 then 'Wait, or raise the limit (limits.rate) and start the stage''s workers again.'
+          else 'Wait, raise the limit (limits.rate) and start the stage''s workers again, or put it first: select leasehold.run_now('
+            || v_task.id || ').' end,
+        jsonb_build_object('tasks', v_stage.rate_tasks, 'per', v_stage.rate_per, 'burst', v_stage.rate_burst,
+          'next_start_at', v_next, 'ahead', v_ahead, 'lane', v_row.lane,
+          'starts_about', v_next + v_ahead * (v_stage.rate_per / v_stage.rate_tasks));
+      return;
+    end if;
+  end if;
   return query select 'ready', case when v_free = 0 then 'workers_busy' when v_ahead > 0 then 'others_ahead' else 'about_to_start' end,
     case
       when v_free = 0 then 'All ' || v_live || ' live worker(s) of its stage are full; '
@@ -3139,6 +3226,21 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.has_ready(p_stage text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select exists (
+    select from generate_series(0, 11) as g(lane) cross join lateral (
+      select from leasehold.ready r
+      where r.stage = p_stage and r.lane = g.lane::smallint
+        and r.position >= coalesce((select f.floor from leasehold.floors f
+          where f.stage = p_stage and f.lane = g.lane::smallint order by f.floor desc limit 1), 0)
+      order by r.position limit 1) one)
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.heartbeat(worker_id uuid, loop_age_ms bigint DEFAULT 0, oldest_fence bigint DEFAULT NULL::bigint, running integer DEFAULT NULL::integer, draining boolean DEFAULT NULL::boolean, renew boolean DEFAULT true, meta jsonb DEFAULT NULL::jsonb)
  RETURNS TABLE(state text, reason text, expires_at timestamp with time zone, drain boolean, revoked jsonb)
  LANGUAGE plpgsql
@@ -3202,6 +3304,23 @@ AS $function$
     from leasehold.alerts a
     where a.channel = p_channel and a.sent_at is null and a.refused_at is null
       and coalesce(leasehold.believed(a.claimed_until, p_at, interval '2 hours') <= p_at, true)), false)
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.is_held_by_rate(p_stage text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select exists (
+    select from leasehold.stages s
+    cross join lateral (
+      select x.arrival from leasehold.stage_rates x where x.stage = s.name order by x.arrival desc limit 1) r
+    where s.name = p_stage and s.rate_tasks is not null
+      and leasehold.rate_next(s.rate_tasks, s.rate_per, s.rate_burst, r.arrival, leasehold.clock())
+        > leasehold.clock() - interval '10 seconds'
+      and exists (select from leasehold.workers w
+        where w.ended_at is null and w.expires_at > leasehold.clock() and s.name = any (w.stages)))
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.is_quiet(p_at timestamp with time zone)
@@ -3359,6 +3478,57 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.may_start(p_stage text, p_most integer, OUT starts integer, OUT at timestamp with time zone, OUT arrival timestamp with time zone, OUT look_at timestamp with time zone)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_rate record;
+  v_latest timestamptz;
+begin
+  select s.rate_tasks as tasks, s.rate_per as per, s.rate_burst as burst, r.arrival into v_rate
+  from leasehold.stages s
+  cross join lateral (
+    select x.arrival from leasehold.stage_rates x where x.stage = s.name order by x.arrival desc limit 1) r
+  where s.name = p_stage and s.rate_tasks is not null;
+  at := leasehold.clock();
+  if not found then -- its limit has gone this very moment
+    starts := p_most;
+    return;
+  end if;
+  arrival := v_rate.arrival;
+  starts := least(p_most, leasehold.rate_starts(v_rate.tasks, v_rate.per, v_rate.burst, arrival, at));
+  v_latest := at + leasehold.rate_span(v_rate.tasks, v_rate.per, v_rate.burst);
+  if starts > 0 or arrival > v_latest then
+    if not leasehold.has_ready(p_stage) then
+      starts := 0;
+      return;
+    end if;
+    -- By its arrival: a row that was changed since it was read is another session's.
+    perform from leasehold.stage_rates x where x.stage = p_stage and x.arrival = v_rate.arrival for update skip locked;
+    if not found then
+      starts := 0;
+      look_at := at + interval '10 milliseconds';
+      return;
+    end if;
+    at := leasehold.clock(); -- under the lock: from one holder to the next it never goes back by itself
+    v_latest := at + leasehold.rate_span(v_rate.tasks, v_rate.per, v_rate.burst);
+    if arrival > v_latest then
+      -- The clock was set back, or the limit was a slower one: the stage goes on after one step, not when that time comes.
+      update leasehold.stage_rates x set arrival = v_latest where x.stage = p_stage and x.arrival = v_rate.arrival;
+      arrival := v_latest;
+    end if;
+    starts := least(p_most, leasehold.rate_starts(v_rate.tasks, v_rate.per, v_rate.burst, arrival, at));
+  end if;
+  if starts = 0 then
+    look_at := leasehold.rate_look_at(p_stage, v_rate.tasks, v_rate.per, v_rate.burst, arrival, at);
+  end if;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.mend_liveness()
  RETURNS integer
  LANGUAGE plpgsql
@@ -3432,6 +3602,12 @@ begin
   where a.transmission = p_transmission and a.channel = p_channel and a.sent_at is null;
 end
 $function$;
+
+CREATE OR REPLACE FUNCTION leasehold.microseconds(p_length interval)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+RETURN ((EXTRACT(epoch FROM p_length) * (1000000)::numeric))::bigint;
 
 CREATE OR REPLACE FUNCTION leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer, p_away interval DEFAULT '00:00:00'::interval)
  RETURNS interval
@@ -3586,6 +3762,27 @@ CREATE OR REPLACE FUNCTION leasehold.note_alert_test(p_channel text, p_error tex
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
   update leasehold.alert_channels c set last_error = p_error where c.channel = p_channel and c.failing_since is null
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.note_starts(p_stage text, p_arrival timestamp with time zone, p_at timestamp with time zone, p_starts integer, p_cut boolean)
+ RETURNS timestamp with time zone
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_rate record;
+begin
+  update leasehold.stage_rates x
+  set arrival = greatest(p_arrival, p_at) + leasehold.rate_span(s.rate_tasks, s.rate_per, p_starts)
+  from leasehold.stages s
+  where s.name = p_stage and s.rate_tasks is not null and x.stage = p_stage and x.arrival = p_arrival
+  returning s.rate_tasks as tasks, s.rate_per as per, s.rate_burst as burst, x.arrival into v_rate;
+  if not found or not p_cut then
+    return null;
+  end if;
+  return leasehold.rate_look_at(p_stage, v_rate.tasks, v_rate.per, v_rate.burst, v_rate.arrival, p_at);
+end
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.note_uncomputed(p_schedule leasehold.schedules, p_reason text)
@@ -3933,6 +4130,49 @@ AS $function$
   from leasehold.retention r
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.rate_is_set()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+begin
+  insert into leasehold.stage_rates (stage, arrival)
+  select new.name, leasehold.clock() where not exists (select from leasehold.stage_rates x where x.stage = new.name);
+  return null;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.rate_look_at(p_stage text, p_tasks integer, p_per interval, p_burst integer, p_arrival timestamp with time zone, p_at timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select greatest(leasehold.rate_next(p_tasks, p_per, p_burst, p_arrival, p_at),
+    p_at + least(interval '25 milliseconds',
+      greatest(interval '5 milliseconds', leasehold.rate_span(p_tasks, p_per, (p_burst - 1) / 2))))
+  where leasehold.has_ready(p_stage)
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.rate_next(p_tasks integer, p_per interval, p_burst integer, p_arrival timestamp with time zone, p_at timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+RETURN (LEAST(p_arrival, (p_at + leasehold.rate_span(p_tasks, p_per, p_burst))) - (((((p_burst - 1) * leasehold.microseconds(p_per)) / p_tasks))::double precision * '00:00:00.000001'::interval));
+
+CREATE OR REPLACE FUNCTION leasehold.rate_span(p_tasks integer, p_per interval, p_starts integer)
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+RETURN ((((((p_starts * leasehold.microseconds(p_per)) + p_tasks) - 1) / p_tasks))::double precision * '00:00:00.000001'::interval);
+
+CREATE OR REPLACE FUNCTION leasehold.rate_starts(p_tasks integer, p_per interval, p_burst integer, p_arrival timestamp with time zone, p_at timestamp with time zone)
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+RETURN (GREATEST((0)::bigint, (p_burst - ((((GREATEST((0)::bigint, leasehold.microseconds((LEAST(p_arrival, (p_at + leasehold.rate_span(p_tasks, p_per, p_burst))) - p_at))) * p_tasks) + leasehold.microseconds(p_per)) - 1) / leasehold.microseconds(p_per)))))::integer;
+
 CREATE OR REPLACE FUNCTION leasehold.ready_writers()
  RETURNS TABLE(xid xid8)
  LANGUAGE sql
@@ -3993,25 +4233,47 @@ AS $function$
   where (h.schedule, h.period) is distinct from (excluded.schedule, excluded.period)
 $function$;
 
-CREATE OR REPLACE FUNCTION leasehold.register_stage(p_name text, p_priority integer DEFAULT NULL::integer, p_max_attempts integer DEFAULT NULL::integer, p_timeout interval DEFAULT NULL::interval, p_backoff_min interval DEFAULT NULL::interval, p_backoff_max interval DEFAULT NULL::interval, p_max_crashes integer DEFAULT NULL::integer, p_key_limit integer DEFAULT NULL::integer, p_expected_workers integer DEFAULT NULL::integer)
+CREATE OR REPLACE FUNCTION leasehold.register_stage(p_name text, p_priority integer DEFAULT NULL::integer, p_max_attempts integer DEFAULT NULL::integer, p_timeout interval DEFAULT NULL::interval, p_backoff_min interval DEFAULT NULL::interval, p_backoff_max interval DEFAULT NULL::interval, p_max_crashes integer DEFAULT NULL::integer, p_key_limit integer DEFAULT NULL::integer, p_expected_workers integer DEFAULT NULL::integer, p_rate_tasks integer DEFAULT NULL::integer, p_rate_per interval DEFAULT NULL::interval, p_rate_burst integer DEFAULT NULL::integer)
  RETURNS void
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
+declare
+  v_keep constant boolean := p_rate_tasks is null;
+  v_burst integer := p_rate_burst;
 begin
+  if (coalesce(p_rate_tasks, 0) = 0 and (p_rate_per is not null or p_rate_burst is not null))
+    or (p_rate_tasks <> 0 and p_rate_per is null)
+  then
+    raise exception 'stage %: the rate limit is not whole: p_rate_tasks %, p_rate_per %, p_rate_burst %', p_name,
+      coalesce(p_rate_tasks::text, 'null'), coalesce(p_rate_per::text, 'null'), coalesce(p_rate_burst::text, 'null')
+      using errcode = 'invalid_parameter_value',
+        hint = 'For example p_rate_tasks => 60, p_rate_per => ''1 minute'' (and p_rate_burst); p_rate_tasks => 0 alone removes the limit, none of the three keeps it.';
+  end if;
+  if v_burst is null then
+    v_burst := case when p_rate_tasks > 0 and p_rate_per >= interval '1 millisecond'
+      then least(p_rate_tasks, ceil(p_rate_tasks / extract(epoch from p_rate_per))) else 1 end;
+  end if;
   insert into leasehold.stages (name) values (p_name) on conflict (name) do nothing;
   update leasehold.stages s set
     priority = coalesce(p_priority, s.priority), max_attempts = coalesce(p_max_attempts, s.max_attempts),
     timeout = coalesce(p_timeout, s.timeout), backoff_min = coalesce(p_backoff_min, s.backoff_min),
     backoff_max = coalesce(p_backoff_max, s.backoff_max), max_crashes = coalesce(p_max_crashes, s.max_crashes),
-    key_limit = coalesce(p_key_limit, s.key_limit), expected_workers = coalesce(p_expected_workers, s.expected_workers)
+    key_limit = coalesce(p_key_limit, s.key_limit), expected_workers = coalesce(p_expected_workers, s.expected_workers),
+    rate_tasks = case when v_keep then s.rate_tasks else nullif(p_rate_tasks, 0) end,
+    rate_per = case when v_keep then s.rate_per else p_rate_per end,
+    rate_burst = case when v_keep then s.rate_burst when p_rate_tasks <> 0 then v_burst end
   where s.name = p_name
-    and (s.priority, s.max_attempts, s.timeout, s.backoff_min, s.backoff_max, s.max_crashes, s.key_limit, s.expected_workers)
+    and (s.priority, s.max_attempts, s.timeout, s.backoff_min, s.backoff_max, s.max_crashes, s.key_limit, s.expected_workers,
+      s.rate_tasks, s.rate_per, s.rate_burst)
       is distinct from
       (coalesce(p_priority, s.priority), coalesce(p_max_attempts, s.max_attempts), coalesce(p_timeout, s.timeout),
        coalesce(p_backoff_min, s.backoff_min), coalesce(p_backoff_max, s.backoff_max), coalesce(p_max_crashes, s.max_crashes),
-       coalesce(p_key_limit, s.key_limit), coalesce(p_expected_workers, s.expected_workers));
+       coalesce(p_key_limit, s.key_limit), coalesce(p_expected_workers, s.expected_workers),
+       case when v_keep then s.rate_tasks else nullif(p_rate_tasks, 0) end,
+       case when v_keep then s.rate_per else p_rate_per end,
+       case when v_keep then s.rate_burst when p_rate_tasks <> 0 then v_burst end);
 end
 $function$;
 
@@ -5337,6 +5599,7 @@ AS $function$
       join leasehold.tasks t on t.id = first.task_id) as age
     from leasehold.backlog_limits b
     where not exists (select from leasehold.stages s where s.name = b.stage and s.paused_until > leasehold.clock())
+      and not leasehold.is_held_by_rate(b.stage)
   )
   select 'tasks_failing', d.stage, 'tasks of stage ' || d.stage || ' end dead',
     jsonb_build_object('stage', d.stage, 'dead', d.n, 'last_at', d.last_at, 'last', d.last)
@@ -5458,6 +5721,7 @@ grant execute on function leasehold.forgotten_leases() to leasehold_observer;
 grant execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) to leasehold_worker;
 grant execute on function leasehold.late_schedules() to leasehold_observer;
 grant execute on function leasehold.leave(worker_id uuid, reason text) to leasehold_worker;
+grant execute on function leasehold.microseconds(p_length interval) to leasehold_observer;
 grant execute on function leasehold.monitor_silence() to leasehold_observer;
 grant execute on function leasehold.monitor_silence() to leasehold_submitter;
 grant execute on function leasehold.monitor_silence() to leasehold_worker;
@@ -5467,7 +5731,9 @@ grant execute on function leasehold.pause_stage(name text, until timestamp with 
 grant execute on function leasehold.process_nudges(p_stages text[], p_limit integer) to leasehold_worker;
 grant execute on function leasehold.promote_due(p_stages text[], p_limit integer) to leasehold_worker;
 grant execute on function leasehold.range_span() to leasehold_observer;
-grant execute on function leasehold.register_stage(p_name text, p_priority integer, p_max_attempts integer, p_timeout interval, p_backoff_min interval, p_backoff_max interval, p_max_crashes integer, p_key_limit integer, p_expected_workers integer) to leasehold_worker;
+grant execute on function leasehold.rate_next(p_tasks integer, p_per interval, p_burst integer, p_arrival timestamp with time zone, p_at timestamp with time zone) to leasehold_observer;
+grant execute on function leasehold.rate_span(p_tasks integer, p_per interval, p_starts integer) to leasehold_observer;
+grant execute on function leasehold.register_stage(p_name text, p_priority integer, p_max_attempts integer, p_timeout interval, p_backoff_min interval, p_backoff_max interval, p_max_crashes integer, p_key_limit integer, p_expected_workers integer, p_rate_tasks integer, p_rate_per interval, p_rate_burst integer) to leasehold_worker;
 grant execute on function leasehold.register_worker(p_slot text, p_stages text[], p_ttl interval, p_beat_interval interval, p_host text, p_pid integer, p_version text, p_concurrency integer, p_meta jsonb) to leasehold_worker;
 grant execute on function leasehold.release(worker_id uuid, task_id bigint, fence bigint) to leasehold_worker;
 grant execute on function leasehold.release_dead_workers(p_limit integer) to leasehold_worker;
@@ -5609,18 +5875,22 @@ revoke execute on function leasehold.forget_runs(p_after text, p_limit integer) 
 revoke execute on function leasehold.forgotten_leases() from public;
 revoke execute on function leasehold.free_child(p_child bigint, p_parent bigint) from public;
 revoke execute on function leasehold.gather_news() from public;
+revoke execute on function leasehold.has_ready(p_stage text) from public;
 revoke execute on function leasehold.heartbeat(worker_id uuid, loop_age_ms bigint, oldest_fence bigint, running integer, draining boolean, renew boolean, meta jsonb) from public;
 revoke execute on function leasehold.id_rate() from public;
 revoke execute on function leasehold.is_held(p_channel text, p_at timestamp with time zone) from public;
+revoke execute on function leasehold.is_held_by_rate(p_stage text) from public;
 revoke execute on function leasehold.is_quiet(p_at timestamp with time zone) from public;
 revoke execute on function leasehold.is_withheld(p_channel text, p_at timestamp with time zone) from public;
 revoke execute on function leasehold.late_schedules() from public;
 revoke execute on function leasehold.leave(worker_id uuid, reason text) from public;
 revoke execute on function leasehold.lock_key(p_stage text, p_key text) from public;
 revoke execute on function leasehold.long_holders(p_table regclass) from public;
+revoke execute on function leasehold.may_start(p_stage text, p_most integer, OUT starts integer, OUT at timestamp with time zone, OUT arrival timestamp with time zone, OUT look_at timestamp with time zone) from public;
 revoke execute on function leasehold.mend_liveness() from public;
 revoke execute on function leasehold.messages_failed(p_channel text, p_transmission uuid, p_error text, p_delay interval, p_refused boolean, p_alone boolean, p_doubtful boolean) from public;
 revoke execute on function leasehold.messages_sent(p_channel text, p_transmission uuid, p_remark text) from public;
+revoke execute on function leasehold.microseconds(p_length interval) from public;
 revoke execute on function leasehold.monitor_beat(p_monitor uuid, p_host text, p_pid integer, p_version text, p_interval_ms integer, p_away interval) from public;
 revoke execute on function leasehold.monitor_leave(p_monitor uuid) from public;
 revoke execute on function leasehold.monitor_silence() from public;
@@ -5628,6 +5898,7 @@ revoke execute on function leasehold.monitor_tick(p_wedge interval, p_lonely int
 revoke execute on function leasehold.next_range_size() from public;
 revoke execute on function leasehold.next_turn(p_period interval) from public;
 revoke execute on function leasehold.note_alert_test(p_channel text, p_error text) from public;
+revoke execute on function leasehold.note_starts(p_stage text, p_arrival timestamp with time zone, p_at timestamp with time zone, p_starts integer, p_cut boolean) from public;
 revoke execute on function leasehold.note_uncomputed(p_schedule leasehold.schedules, p_reason text) from public;
 revoke execute on function leasehold.nudge_keys(p_task_ids bigint[]) from public;
 revoke execute on function leasehold.oldest_program() from public;
@@ -5643,11 +5914,16 @@ revoke execute on function leasehold.promote_due(p_stages text[], p_limit intege
 revoke execute on function leasehold.raise_unknown_stage(p_stage text) from public;
 revoke execute on function leasehold.range_holds(p_first bigint, p_end bigint) from public;
 revoke execute on function leasehold.range_span() from public;
+revoke execute on function leasehold.rate_is_set() from public;
+revoke execute on function leasehold.rate_look_at(p_stage text, p_tasks integer, p_per interval, p_burst integer, p_arrival timestamp with time zone, p_at timestamp with time zone) from public;
+revoke execute on function leasehold.rate_next(p_tasks integer, p_per interval, p_burst integer, p_arrival timestamp with time zone, p_at timestamp with time zone) from public;
+revoke execute on function leasehold.rate_span(p_tasks integer, p_per interval, p_starts integer) from public;
+revoke execute on function leasehold.rate_starts(p_tasks integer, p_per interval, p_burst integer, p_arrival timestamp with time zone, p_at timestamp with time zone) from public;
 revoke execute on function leasehold.ready_writers() from public;
 revoke execute on function leasehold.receipt_of_the_dead(p_expires_at timestamp with time zone, p_ended_at timestamp with time zone, p_reason text, p_done_ids bigint[], p_endings jsonb) from public;
 revoke execute on function leasehold.refuse_field(p_verb text, p_field text, p_wanted text, p_given text) from public;
 revoke execute on function leasehold.register_duties(p_duties jsonb) from public;
-revoke execute on function leasehold.register_stage(p_name text, p_priority integer, p_max_attempts integer, p_timeout interval, p_backoff_min interval, p_backoff_max interval, p_max_crashes integer, p_key_limit integer, p_expected_workers integer) from public;
+revoke execute on function leasehold.register_stage(p_name text, p_priority integer, p_max_attempts integer, p_timeout interval, p_backoff_min interval, p_backoff_max interval, p_max_crashes integer, p_key_limit integer, p_expected_workers integer, p_rate_tasks integer, p_rate_per interval, p_rate_burst integer) from public;
 revoke execute on function leasehold.register_worker(p_slot text, p_stages text[], p_ttl interval, p_beat_interval interval, p_host text, p_pid integer, p_version text, p_concurrency integer, p_meta jsonb) from public;
 revoke execute on function leasehold.release(worker_id uuid, task_id bigint, fence bigint) from public;
 revoke execute on function leasehold.release_dead_workers(p_limit integer) from public;

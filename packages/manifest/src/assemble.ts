@@ -3,7 +3,7 @@
  *
  * Invariant: a manifest is answered only when nothing is wrong with it; otherwise every problem is reported at once.
  */
-import { ConfigError, nearName } from '@leasehold/queue'
+import { ConfigError, nearName, rateProblem } from '@leasehold/queue'
 import { parseTiming } from '@leasehold/schedules'
 import { dirname, resolve } from 'node:path'
 import { readAlerts } from './alerts.ts'
@@ -91,6 +91,8 @@ function checkStages({ stages }: Parts, secrets: readonly string[] | null, probl
     }
     const { fromMs: from, toMs: to } = backoff(stage)
     if (from > to) problems.add(`${place}.retry`, `from (${from} ms) must not exceed to (${to} ms)`)
+    const wrongRate = stage.limits?.rate && rateProblem(stage.limits.rate)
+    if (wrongRate) problems.add(`${place}.limits.rate.${wrongRate.part}`, wrongRate.problem)
     for (const [index, secret] of (stage.secrets ?? []).entries()) {
       if (secrets !== null && !secrets.includes(secret))
         problems.add(
@@ -236,7 +238,11 @@ function toCommand(name: string, stage: StageForm, directory: string): ManifestC
       timeoutMs: stage.timeout ?? 1_800_000,
       priority: stage.priority ?? 5,
       retry: { attempts: stage.retry?.attempts ?? 3, ...backoff(stage) },
-      limits: { perKey: stage.limits?.perKey ?? 1, crashes: stage.limits?.crashes ?? 3 },
+      limits: {
+        perKey: stage.limits?.perKey ?? 1,
+        crashes: stage.limits?.crashes ?? 3,
+        rate: stage.limits?.rate ?? null,
+      },
     },
   ]
 }

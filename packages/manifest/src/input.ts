@@ -4,7 +4,7 @@
  * Every part is optional and every setting has a default; lengths of time are the library's (`'5 min'`). What the
  * values may be is checked in schema.ts, what the programs get is in manifest.ts.
  */
-import type { Duration } from '@leasehold/queue'
+import type { Duration, RateLimit } from '@leasehold/queue'
 import type { AlertsInput } from './alerts.ts'
 
 /** Environment variables of a process: names to texts. Never secrets, which are named in `secrets`. */
@@ -37,8 +37,11 @@ export interface StageInput extends ProcessInput {
   readonly priority?: number
   /** Attempts in all (3), and the pause between them, doubling from `from` (5 s) to `to` (30 s). */
   readonly retry?: { readonly attempts?: number; readonly from?: Duration; readonly to?: Duration }
-  /** `perKey`: tasks of one concurrency key at once (1). `crashes`: worker deaths until quarantine (3). */
-  readonly limits?: { readonly perKey?: number; readonly crashes?: number }
+  /**
+   * `perKey`: tasks of one concurrency key at once (1). `crashes`: worker deaths until quarantine (3). `rate`: how many start
+   * in a length of time, over all processes (any number).
+   */
+  readonly limits?: { readonly perKey?: number; readonly crashes?: number; readonly rate?: RateLimit }
   /** Secrets of `service.secrets` that the program gets as variables; it gets no other. */
   readonly secrets?: readonly string[]
 }

@@ -4,7 +4,7 @@
  * Invariant: whoever holds one holds names that fit everywhere (slot, systemd instance, stage) and a worker for every
  * slot. How people write it is in input.ts.
  */
-import type { AlertPolicyInput } from '@leasehold/queue'
+import type { AlertPolicyInput, RateLimit } from '@leasehold/queue'
 
 export interface Manifest {
   /** Absolute. */
@@ -71,7 +71,7 @@ export interface ManifestCommand {
   readonly timeoutMs: number
   readonly priority: number
   readonly retry: { readonly attempts: number; readonly fromMs: number; readonly toMs: number }
-  readonly limits: { readonly perKey: number; readonly crashes: number }
+  readonly limits: { readonly perKey: number; readonly crashes: number; readonly rate: RateLimit | null }
 }
 
 export interface ManifestSchedule {

@@ -44,7 +44,13 @@ export interface StageForm extends ProcessForm {
   readonly priority?: number | undefined
   readonly retry?:
     { attempts?: number | undefined; from?: number | undefined; to?: number | undefined } | undefined
-  readonly limits?: { perKey?: number | undefined; crashes?: number | undefined } | undefined
+  readonly limits?:
+    | {
+        perKey?: number | undefined
+        crashes?: number | undefined
+        rate?: { tasks: number; per: number; burst?: number | undefined } | undefined
+      }
+    | undefined
   readonly secrets?: string[] | undefined
 }
 
@@ -114,7 +120,17 @@ export const forms: {
       })
       .optional(),
     limits: z
-      .strictObject({ perKey: whole(1, 100_000).optional(), crashes: whole(1, 100).optional() })
+      .strictObject({
+        perKey: whole(1, 100_000).optional(),
+        crashes: whole(1, 100).optional(),
+        rate: z
+          .strictObject({
+            tasks: whole(1, 1_000_000),
+            per: duration(1, day, '1 ms to 1 d'),
+            burst: whole(1, 1_000_000).optional(),
+          })
+          .optional(),
+      })
       .optional(),
     secrets: secrets.optional(),
   }),

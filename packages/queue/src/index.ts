@@ -38,6 +38,7 @@ export {
   registerDuties,
   takeTurn,
 } from './housekeeping.ts'
+export { type RateLimit, type WholeRate, rateProblem, wholeRate } from './rate.ts'
 export * from './reads/index.ts'
 export * from './schedules.ts'
 export {

@@ -9,6 +9,7 @@ import type { z } from 'zod'
 import type { Db, Tx } from './db.ts'
 import { type Duration, toMs } from './duration.ts'
 import { PayloadInvalidError, type ValueIssue, ValueRefusedError } from './errors.ts'
+import { type RateLimit, rateProblem } from './rate.ts'
 import type { SubmitOptions } from './submit.ts'
 
 /** How an attempt ended, as a handler returns it. Returning nothing means done without a result. */
@@ -91,14 +92,21 @@ export interface StageDefinition<P, R> {
   readonly priority?: number
   /** Attempts in all (default 3) and the backoff between them, doubling from `from` (5 s) to `to` (30 s). */
   readonly retry?: { readonly attempts?: number; readonly from?: Duration; readonly to?: Duration }
-  /** `perKey`: tasks of one concurrency key at once (1). `crashes`: worker deaths until quarantine (3). */
-  readonly limits?: { readonly perKey?: number; readonly crashes?: number }
+  /**
+   * `perKey`: tasks of one concurrency key at once (1). `crashes`: worker deaths until quarantine (3). `rate`: how many start
+   * in a length of time, over all workers (any number); a worker that registers the stage without it takes it away.
+   */
+  readonly limits?: {
+    readonly perKey?: number
+    readonly crashes?: number
+    readonly rate?: RateLimit | null
+  }
   /** Live workers that ought to be there; fewer is an incident. Default 0: any number is fine. */
   readonly expectedWorkers?: number
   run(ctx: TaskContext<P, R>): Promise<Outcome<R> | Settled | void>
 }
 
-/** What the database keeps of a stage; what is left out stays as it is. */
+/** What the database keeps of a stage; what is left out stays as it is. `limits.rate` null: no limit. */
 export type StageSettings = Omit<
   StageDefinition<unknown, unknown>,
   'payload' | 'result' | 'run' | 'concurrency'
@@ -137,6 +145,8 @@ export function defineStage<P, R = unknown>(definition: StageDefinition<P, R>): 
   inRange('retry.attempts', retry.attempts, 1000)
   inRange('limits.perKey', limits.perKey, 100_000)
   inRange('limits.crashes', limits.crashes, 100)
+  const wrongRate = limits.rate && rateProblem(limits.rate)
+  if (wrongRate) refuse(`limits.rate.${wrongRate.part} ${wrongRate.problem}`)
   if (timeout !== undefined && !(toMs(timeout) >= 1 && toMs(timeout) <= 30 * 86_400_000)) {
     refuse(`timeout must be between 1 ms and 30 d, not ${timeout}`)
   }

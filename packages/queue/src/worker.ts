@@ -7,17 +7,20 @@
  */
 import type { Db } from './db.ts'
 import { toMs } from './duration.ts'
+import { wholeRate } from './rate.ts'
 import type { StageSettings } from './stage.ts'
 import { translating } from './translate.ts'
 
 /** Creates the stage or brings its settings up to date; an operator's pause stays. */
 export async function registerStage(db: Db, stage: StageSettings): Promise<void> {
   const { retry = {}, limits = {} } = stage
+  const rate = limits.rate && wholeRate(limits.rate)
   await translating(() =>
     db.query(
       `select leasehold.register_stage($1, p_priority => $2, p_max_attempts => $3,
         p_timeout => $4::bigint * interval '1 millisecond', p_backoff_min => $5::bigint * interval '1 millisecond',
-        p_backoff_max => $6::bigint * interval '1 millisecond', p_max_crashes => $7, p_key_limit => $8, p_expected_workers => $9)`,
+        p_backoff_max => $6::bigint * interval '1 millisecond', p_max_crashes => $7, p_key_limit => $8, p_expected_workers => $9,
+        p_rate_tasks => $10, p_rate_per => $11::bigint * interval '1 millisecond', p_rate_burst => $12)`,
       [
         stage.name,
         stage.priority,
@@ -28,6 +31,9 @@ export async function registerStage(db: Db, stage: StageSettings): Promise<void>
         limits.crashes,
         limits.perKey,
         stage.expectedWorkers,
+        rate === null ? 0 : rate?.tasks,
+        rate?.perMs,
+        rate?.burst,
       ],
     ),
   )
@@ -138,6 +144,8 @@ export interface Receipt {
   refused?: string[]
   revoked?: Revocation[]
   due_in_ms?: number
+  /** Stages whose ready tasks wait for the rate limit; nobody is woken for them. */
+  held?: string[]
   drain?: boolean
 }
 

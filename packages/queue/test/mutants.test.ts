@@ -290,6 +290,37 @@ const mutants: Record<string, Mutant> = {
       return freed.includes(child) ? null : 'a child was stranded'
     },
   },
+  'that one at a time starts tasks under a rate limit': {
+    function: 'may_start',
+    guard: 'for update skip locked',
+    without: '',
+    scenario: async () => {
+      const stage = await addStage(db, { rate_tasks: 1, rate_per: '1 h' })
+      const [one, two] = [await addWorker(db, [stage]), await addWorker(db, [stage])]
+      await insertTasks(db, stage, 2)
+      const session = await database.client()
+      await session.query('begin')
+      const first = await claim(session, one, stage)
+      const other = await database.client()
+      const racing = claim(other, two, stage)
+      await waits(db, other, racing)
+      await session.query('commit')
+      return first.length + (await racing).length === 1 ? null : 'two sessions spent the same start'
+    },
+  },
+  'that time in which nothing started is not saved up beyond the burst': {
+    function: 'note_starts',
+    guard: 'greatest(p_arrival, p_at)',
+    without: 'p_arrival',
+    scenario: async () => {
+      const stage = await addStage(db, { rate_tasks: 4, rate_per: '1 s', rate_burst: 1 })
+      await insertTasks(db, stage, 3)
+      await database.advance(10_000)
+      const worker = await addWorker(db, [stage])
+      await claim(db, worker, stage)
+      return (await claim(db, worker, stage)).length === 0 ? null : 'a quiet time was saved up'
+    },
+  },
   'that a zombie writes no notes': {
     function: 'write_notes',
     guard: 'and w.expires_at > v_now',

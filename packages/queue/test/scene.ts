@@ -27,7 +27,10 @@ export type StageSettings = Partial<
     | 'backoff_max'
     | 'max_crashes'
     | 'key_limit'
-    | 'expected_workers',
+    | 'expected_workers'
+    | 'rate_tasks'
+    | 'rate_per'
+    | 'rate_burst',
     string | number
   >
 >

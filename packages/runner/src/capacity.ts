@@ -3,7 +3,7 @@
  *
  * Invariants: no more handlers run than the concurrency allows. Places asked for are taken until the answer is here, so
  * two exchanges never claim into the same one, and no more tasks wait or run than there are places and, claiming ahead,
- * {@link mostAhead} more. Every stage with a place is asked about in its turn, however much the others have to do. When to ask, and
+ * {@link mostAhead} more; none is claimed ahead beside a stage with a rate limit, which counts a claim as a start. Every stage with a place is asked about in its turn, however much the others have to do. When to ask, and
  * when ahead, is pace.ts.
  */
 import { type ClaimedRow, toMs } from '@leasehold/queue'
@@ -62,6 +62,8 @@ export class Capacity {
   private readonly size: number
   /** Claiming ahead pays where a batch is too small to be halved. */
   private readonly small: boolean
+  /** What is claimed has started for the limit, so it must not wait for a place, nor behind what was claimed ahead. */
+  private readonly limited: boolean
   private readonly all: Served[]
   private readonly byName: Map<string, Served>
   private first = 0
@@ -76,6 +78,7 @@ export class Capacity {
     this.free = concurrency
     this.size = concurrency
     this.small = concurrency / 2 < batchSize
+    this.limited = stages.some(({ limits }) => limits?.rate)
     this.all = stages.map((stage) => {
       const size = Math.min(stage.concurrency ?? stageConcurrency, concurrency)
       const timeoutMs = stage.timeout === undefined ? defaultTimeoutMs : toMs(stage.timeout)
@@ -96,7 +99,7 @@ export class Capacity {
 
   /** Reserves what an exchange may claim; null when nothing is free. `ahead`: so many more may wait for their places. */
   reserve(ahead: number): Wish | null {
-    const beyond = this.small ? ahead : 0
+    const beyond = this.small && !this.limited ? ahead : 0
     if (this.free + beyond <= 0) return null
     // Half at most, where halves are worth it: the other half is for the second exchange.
     const most = this.small && beyond === 0 ? this.size : Math.ceil((this.size + beyond) / 2)

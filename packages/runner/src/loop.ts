@@ -172,13 +172,13 @@ export class Loop {
     this.answered()
     const got = wish === null ? null : this.capacity.answered(wish, answer.claimed)
     this.pace.begins()
-    if (answer.claimed.some(hasCrashed)) this.pace.beCautious()
+    if (answer.claimed.some(hasCrashed) || answer.held.length > 0) this.pace.beCautious()
     // An exchange that was under way when the end began may bring tasks still.
     const tooLate = this.draining || this.stop.aborted || host.leaseLeftMs() <= 0
     // First what was taken away: a task that was cancelled and retried may come back in the same answer.
     this.attempts.takeRevocations(answer.revoked)
     for (const row of answer.claimed) this.attempts.start(row, sentAt, tooLate)
-    if (got !== null && this.pace.looked(wish!, look!, got, answer.dueInMs)) this.woken = true
+    if (got !== null && this.pace.looked(wish!, look!, got, answer)) this.woken = true
     if (answer.drainAsked) host.drainAsked()
     return { moved: answer.claimed.length }
   }

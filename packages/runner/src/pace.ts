@@ -1,12 +1,13 @@
 /**
- * When to look for work again: at once while looks bring something, at the due time of what is scheduled, when a
- * notification comes, and otherwise after ever longer, jittered waits.
+ * When to look for work again: at once while looks bring something, at the due time of what is scheduled or held by its
+ * rate limit, when a notification comes, and otherwise after ever longer, jittered waits.
  *
  * Polling is the truth and notifications are a hint: whatever is lost, the next look comes within `maxPollMs`.
  * What to ask for is capacity.ts; the loop around both is loop.ts.
  */
 import { mostAhead, type Wish, type Yield } from './capacity.ts'
 import type { Settings } from './options.ts'
+import type { Answer } from './settlement.ts'
 
 /** How an exchange is to look. */
 export interface Look {
@@ -39,6 +40,8 @@ export class Pace {
   private partialLooks = 0
   /** Until when notifications were asked for, by stage. */
   private readonly wakeUntil = new Map<string, number>()
+  /** When to look again for tasks that wait for their stage's rate limit, by stage; nobody is notified of these. */
+  private readonly heldUntil = new Map<string, number>()
   /** Since when every look was full; Infinity while there are idle moments. */
   private busySince = Infinity
   private dueAt = Infinity
@@ -111,9 +114,9 @@ export class Pace {
   private wakeWish(wish: Wish, now: number): number | null {
     if (!this.hearing()) return null
     if (this.emptyLooks > 0 || this.partialLooks > 0) {
-      if (wish.stages.every((stage) => (this.wakeUntil.get(stage) ?? 0) - now > this.wakeForMs / 3))
-        return null
-      for (const stage of wish.stages) this.wakeUntil.set(stage, now + this.wakeForMs)
+      const wished = wish.stages.filter((stage) => !this.heldUntil.has(stage))
+      if (wished.every((stage) => (this.wakeUntil.get(stage) ?? 0) - now > this.wakeForMs / 3)) return null
+      for (const stage of wished) this.wakeUntil.set(stage, now + this.wakeForMs)
       return this.wakeForMs
     }
     if (now - this.busySince > 100 && wish.stages.some((stage) => this.wakeUntil.has(stage))) {
@@ -127,9 +130,14 @@ export class Pace {
    * A look was answered. True when another one should follow before resting: not every stage was asked about, or
    * something may have been submitted between a look and its wish to be notified.
    */
-  looked(wish: Wish, look: Look, got: Yield, dueInMs: number | undefined): boolean {
+  looked(wish: Wish, look: Look, got: Yield, { dueInMs, held }: Pick<Answer, 'dueInMs' | 'held'>): boolean {
     const now = performance.now()
     if (look.promote) this.dueAt = now + (dueInMs ?? Infinity)
+    for (const stage of wish.stages) this.heldUntil.delete(stage)
+    for (const stage of held) {
+      this.heldUntil.set(stage, now + (dueInMs ?? 0))
+      this.wakeUntil.delete(stage)
+    }
     this.batchFull = got.saturated
     this.lastFull = got.full
     if (got.full) {
@@ -139,7 +147,8 @@ export class Pace {
       return false
     }
     this.busySince = Infinity
-    const wished = look.wakeMs !== null && look.wakeMs > 0
+    const wished =
+      look.wakeMs !== null && look.wakeMs > 0 && wish.stages.some((stage) => !this.heldUntil.has(stage))
     if (got.claimed > 0) {
       this.emptyLooks = 1
       this.partialLooks = 0
@@ -157,6 +166,7 @@ export class Pace {
     this.lastFull = false
     this.hold()
     this.wakeUntil.clear()
+    this.heldUntil.clear()
     this.dueAt = Infinity
     this.promotedAt = -Infinity
   }
@@ -164,11 +174,14 @@ export class Pace {
   /** How long to rest. `open`: the stages with a free place; with none, only what ends wakes. */
   restMs(open: readonly string[]): number {
     const now = performance.now()
-    const notified = this.hearing() && open.every((stage) => (this.wakeUntil.get(stage) ?? 0) > now)
+    const notified = open.every(
+      (stage) => this.heldUntil.has(stage) || (this.hearing() && (this.wakeUntil.get(stage) ?? 0) > now),
+    )
     const step = notified ? this.maxRestMs : Math.min(this.maxRestMs, 5 * 2 ** Math.min(this.emptyLooks, 12))
     const jittered = step * (0.75 + Math.random() / 4) // so that many runners do not look at the same moment
     if (open.length === 0) return this.maxRestMs
     const promotion = this.lookedWithoutPromotion ? this.promotedAt + promoteEveryMs - now : Infinity
-    return Math.max(1, Math.min(jittered, this.dueAt - now, promotion + 1))
+    const held = Math.min(...open.map((stage) => this.heldUntil.get(stage) ?? Infinity))
+    return Math.max(1, Math.min(jittered, this.dueAt - now, held - now, promotion + 1))
   }
 }

@@ -186,7 +186,11 @@ class RunnerProcess implements Runner {
 
   private async register(start: string): Promise<{ registration: WorkerRegistration; atNs: bigint }> {
     const { settings } = this
-    for (const stage of settings.stages) await registerStage(this.sidePool, stage)
+    for (const stage of settings.stages) {
+      // What its definition does not limit is not limited: taking a limit out of a program takes it away.
+      const limits = { ...stage.limits, rate: stage.limits?.rate ?? null }
+      await registerStage(this.sidePool, { ...stage, limits })
+    }
     const atNs = process.hrtime.bigint()
     const registration = await registerWorker(this.sidePool, {
       slot: settings.slot,

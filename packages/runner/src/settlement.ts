@@ -38,6 +38,8 @@ export interface Counts {
 export interface Answer {
   readonly claimed: ClaimedRow[]
   readonly dueInMs: number | undefined
+  /** Stages whose ready tasks wait for their rate limit; the first of them may go on in `dueInMs`. */
+  readonly held: readonly string[]
   readonly revoked: readonly Revocation[]
   readonly drainAsked: boolean
 }
@@ -111,6 +113,7 @@ export class Settlement {
     return {
       claimed,
       dueInMs: receipt.due_in_ms,
+      held: receipt.held ?? [],
       revoked: receipt.revoked ?? [],
       drainAsked: receipt.drain === true,
     }

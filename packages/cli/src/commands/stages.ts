@@ -10,7 +10,7 @@ import { type Context, show, withDatabase } from '../context.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { type Cell, table } from '../terminal/table.ts'
 import type { Terminal } from '../terminal/terminal.ts'
-import { duration, moment, parseMoment } from '../terminal/time.ts'
+import { duration, moment, parseMoment, rateText } from '../terminal/time.ts'
 
 /** Adds the commands to the program. */
 export function addStageCommands(program: Command, context: Context): void {
@@ -45,10 +45,12 @@ export function addStageVerbs(program: Command, context: Context): void {
 export function stageTable(terminal: Terminal, stages: readonly StageHealth[]): string {
   if (stages.length === 0) return 'No stage is known yet. A runner registers its stages when it starts.'
   const titles = ['STAGE', 'STATUS', 'WORKERS', 'READY', 'RUNNING', 'SCHEDULED', 'WAITING', 'OLDEST READY']
+  const rows = stages.map((stage) => stageRow(terminal, stage))
+  if (stages.every(({ rate }) => rate === null)) return table(terminal, titles, rows)
   return table(
     terminal,
-    titles,
-    stages.map((stage) => stageRow(terminal, stage)),
+    [...titles, 'AT MOST'],
+    stages.map(({ rate }, i) => [...rows[i]!, rate && rateText(rate)]),
   )
 }
 
@@ -68,13 +70,18 @@ function stageRow(terminal: Terminal, stage: StageHealth): Cell[] {
   ]
 }
 
-function stageStatus(terminal: Terminal, { status, pausedUntil }: StageHealth): string {
+function stageStatus(terminal: Terminal, { status, pausedUntil, nextStartAt }: StageHealth): string {
   switch (status) {
     case 'no worker':
       return terminal.paint('red', status)
     case 'workers missing':
     case 'waiting for workers':
       return terminal.paint('yellow', status)
+    case 'rate limited':
+      return terminal.paint(
+        'yellow',
+        `rate limited, next at ${nextStartAt === null ? 'once' : moment(nextStartAt)}`,
+      )
     case 'paused':
       return terminal.paint('yellow', pausedUntil === null ? 'paused' : `paused until ${moment(pausedUntil)}`)
     case 'working':

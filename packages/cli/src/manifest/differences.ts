@@ -5,8 +5,8 @@
  * from its module; a policy's rules that are not named stay; schedules that others made are nobody's business here.
  */
 import type { Manifest, ManifestCommand, ManifestSchedule } from '@leasehold/manifest'
-import type { AlertPolicy, ScheduleHealth, StageHealth } from '@leasehold/queue'
-import { duration } from '../terminal/time.ts'
+import { type AlertPolicy, type ScheduleHealth, type StageHealth, wholeRate } from '@leasehold/queue'
+import { duration, rateText } from '../terminal/time.ts'
 
 /** One change that applying makes. */
 export interface Difference {
@@ -70,6 +70,7 @@ function settingsNow(stage: StageHealth): Facts {
     'pause to': duration(stage.backoffMaxMs),
     'tasks per key': stage.keyLimit,
     crashes: stage.maxCrashes,
+    rate: stage.rate && rateText(stage.rate),
   }
 }
 
@@ -83,6 +84,7 @@ function settingsOf(command: ManifestCommand | null): Facts {
     'pause to': duration(command.retry.toMs),
     'tasks per key': command.limits.perKey,
     crashes: command.limits.crashes,
+    rate: command.limits.rate && rateText(wholeRate(command.limits.rate)),
   }
 }
 

@@ -4,6 +4,7 @@
  * Invariant: moments are shown in UTC and say so. Relative input counts from the database's clock, which the caller
  * passes in, because that clock decides when a task is due.
  */
+import type { WholeRate } from '@leasehold/queue'
 import { usageError } from '../failure.ts'
 
 const units = [
@@ -27,6 +28,13 @@ export function duration(ms: number): string {
     if (parts.length === 2) break
   }
   return parts.join(' ')
+}
+
+/** A rate limit: `60 per min, burst 5`, `10 per 250 ms, burst 10`. */
+export function rateText({ tasks, perMs, burst }: WholeRate): string {
+  const exact = units.find(([, size]) => perMs % size === 0)
+  const [unit, count] = exact === undefined ? ['ms', perMs] : [exact[0], perMs / exact[1]]
+  return `${tasks} per ${count === 1 ? unit : `${count} ${unit}`}, burst ${burst}`
 }
 
 /** How long ago, coarsely: `just now`, `12 s ago`, `3 min ago`; a moment ahead is `in 3 min`. */

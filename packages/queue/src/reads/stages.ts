@@ -5,6 +5,7 @@
  */
 import { sql } from 'kysely'
 import type { Db } from '../db.ts'
+import type { WholeRate } from '../rate.ts'
 import { count, from, milliseconds, rowsOf } from './query.ts'
 
 /** What a stage is doing, judged by work and live workers. */
@@ -14,6 +15,7 @@ export type StageStatus =
   | 'no worker, no work'
   | 'workers missing' // fewer than expected
   | 'waiting for workers'
+  | 'rate limited' // ready tasks wait for the next start that the limit allows
   | 'working'
   | 'idle'
 
@@ -41,6 +43,9 @@ export interface StageHealth {
   readonly backoffMinMs: number
   readonly backoffMaxMs: number
   readonly keyLimit: number
+  readonly rate: WholeRate | null
+  /** When the rate limit lets the next task start; null without a limit, or when one may start now. */
+  readonly nextStartAt: Date | null
 }
 
 /** All stages by name, or the one that is named (empty when it is unknown). */
@@ -72,6 +77,9 @@ export function listStages(db: Db, filter: { stage?: string } = {}): Promise<Sta
       milliseconds('s.backoff_min').as('backoffMinMs'),
       milliseconds('s.backoff_max').as('backoffMaxMs'),
       's.key_limit as keyLimit',
+      sql<WholeRate | null>`case when h.rate_tasks is not null then json_build_object('tasks', h.rate_tasks,
+        'perMs', extract(epoch from h.rate_per) * 1000, 'burst', h.rate_burst) end`.as('rate'),
+      'h.next_start_at as nextStartAt',
     ])
     .$if(stage !== undefined, (q) => q.where('h.stage', '=', stage!))
     .orderBy('h.stage')

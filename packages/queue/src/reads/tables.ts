@@ -221,8 +221,12 @@ export interface StageHealth {
   exact: boolean | null
   expected_workers: number | null
   live_workers: Int8 | null
+  next_start_at: Timestamp | null
   oldest_ready: unknown
   paused_until: Timestamp | null
+  rate_burst: number | null
+  rate_per: unknown
+  rate_tasks: number | null
   ready: Int8 | null
   running: Int8 | null
   sampled_at: Timestamp | null
@@ -251,6 +255,15 @@ export interface Stages {
    */
   paused_until: Timestamp | null
   priority: Generated<number>
+  /**
+   * So many may start at once after a pause; never more than rate_tasks + rate_burst start within rate_per.
+   */
+  rate_burst: number | null
+  rate_per: unknown
+  /**
+   * At most so many tasks start per rate_per, on average; null: no limit.
+   */
+  rate_tasks: number | null
   registered_at: Generated<Timestamp>
   timeout: Generated<unknown>
 }

@@ -32,7 +32,7 @@ export interface CommandStageOptions {
   readonly timeout?: Duration
   readonly priority?: number
   readonly retry?: { readonly attempts?: number; readonly from?: Duration; readonly to?: Duration }
-  readonly limits?: { readonly perKey?: number; readonly crashes?: number }
+  readonly limits?: NonNullable<Stage['limits']>
   readonly expectedWorkers?: number
 }
 

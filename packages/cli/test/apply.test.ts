@@ -182,3 +182,32 @@ test('without schedulers its schedules are for timers, and their next slots are 
   expect(dry.stdout).toContain('fired by: timer → scheduler')
   expect(await known()).toMatchObject({ firedBy: 'timer' })
 })
+
+function limited(rate?: object): string {
+  return write({ stages: { 'rated-mail': { command: 'true', limits: { rate } } } })
+}
+
+test('a rate limit is set, shown by stages and why, changed and taken out again', async () => {
+  const first = await run(limited({ tasks: 1, per: '1 d' }))
+  expect(first.code, first.stderr).toBe(0)
+  await db.pool.query(`insert into leasehold.tasks (stage) values ('rated-mail'), ('rated-mail')`)
+  await db.pool.query(
+    `select w.*, leasehold.claim(w.worker_id, 'rated-mail')
+     from leasehold.register_worker('rated-mail@1', array['rated-mail'], '1 h', '1 min', 'host.test', p_concurrency => 5) w`,
+  )
+  const stages = await leasehold(['stages'], env())
+  expect(stages.stdout).toMatch(/AT MOST$/m)
+  expect(stages.stdout).toMatch(/^rated-mail .* 1 per d, burst 1$/m)
+  const { rows } = await db.pool.query<{ id: string }>(
+    `select task_id::text as id from leasehold.ready where stage = 'rated-mail'`,
+  )
+  const why = await leasehold(['why', rows[0]!.id], env())
+  expect(why.stdout).toMatch(/Its stage's rate limit: 1 starts per .*; next start at .*; 0 ready task/)
+  expect(why.stdout).toContain('(rate_limited)')
+
+  const second = await run(limited({ tasks: 90, per: '1 min', burst: 5 }))
+  expect(second.stdout).toContain('    rate: 1 per d, burst 1 → 90 per min, burst 5')
+  expect((await run(limited({ tasks: 90, per: '60 s', burst: 5 }))).stdout).toContain('nothing to do')
+  expect((await run(limited())).stdout).toContain('    rate: 90 per min, burst 5 → none')
+  expect((await leasehold(['stages'], env())).stdout).not.toContain('AT MOST')
+})

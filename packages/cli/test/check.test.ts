@@ -49,6 +49,19 @@ test('as JSON it has the same facts, with three moments for each schedule', asyn
   expect(Date.parse(monitor.next[1]!.at) - Date.parse(monitor.next[0]!.at)).toBe(900_000)
 })
 
+test('what limits a stage’s starts is shown, with what was not said', async () => {
+  const rate = { tasks: 90, per: '1 min' }
+  const file = write('rate.json', { stages: { mail: { command: 'true', limits: { rate } } } })
+  const { code, stdout } = await leasehold(['check', file], {})
+  expect({ code, shown: stdout.includes('mail: at most 90 per min, burst 2') }).toEqual({
+    code: 0,
+    shown: true,
+  })
+  expect(await leaseholdJson(['check', file], {})).toMatchObject({
+    rates: [{ stage: 'mail', tasks: 90, perMs: 60_000, burst: 2 }],
+  })
+})
+
 test('a manifest with mistakes is exit code 2, with every place, line and reason', async () => {
   const file = write('bad.json', {
     stages: { x: { comand: 'a' } },

@@ -88,13 +88,14 @@ describe('a good manifest', () => {
       secrets: ['VERIFY_KEY'],
       timeoutMs: 300_000,
       retry: { attempts: 5, fromMs: 5000, toMs: 120_000 },
-      limits: { perKey: 2, crashes: 3 },
+      limits: { perKey: 2, crashes: 3, rate: { tasks: 60, per: 60_000, burst: 5 } },
       priority: 5,
     })
     expect(manifest.commands[1]).toMatchObject({
       command: ['sh', '-c', 'node workers/blog.js | tee blog.log'],
       timeoutMs: 1_800_000,
       retry: { attempts: 3, fromMs: 5000, toMs: 30_000 },
+      limits: { perKey: 1, crashes: 3, rate: null },
     })
     expect(manifest.alerts).toEqual({
       perDay: 2,
@@ -215,6 +216,31 @@ describe('a manifest with mistakes', () => {
       'a pause that shrinks',
       { stages: { a: { ...command, retry: { from: '1 min', to: '1 s' } } } },
       'stages.a.retry: from (60000 ms)',
+    ],
+    [
+      'a rate of nothing',
+      { stages: { a: { ...command, limits: { rate: { tasks: 0, per: '1 s' } } } } },
+      'stages.a.limits.rate.tasks: must be a whole number from 1 to 1000000, not 0',
+    ],
+    [
+      'a rate without a time',
+      { stages: { a: { ...command, limits: { rate: { tasks: 5 } } } } },
+      'stages.a.limits.rate.per: ',
+    ],
+    [
+      'a rate per week',
+      { stages: { a: { ...command, limits: { rate: { tasks: 5, per: '7 d' } } } } },
+      'stages.a.limits.rate.per: must be 1 ms to 1 d',
+    ],
+    [
+      'a burst above its rate',
+      { stages: { a: { ...command, limits: { rate: { tasks: 5, per: '1 s', burst: 6 } } } } },
+      'stages.a.limits.rate.burst: must be a whole number from 1 to tasks (5), not 6',
+    ],
+    [
+      'a rate for a module',
+      { stages: { a: { module: './a.ts', limits: { rate: { tasks: 5, per: '1 s' } } } } },
+      'stages.a.limits: is said by the stage itself',
     ],
     [
       'a time without a unit',

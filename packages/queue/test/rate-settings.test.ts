@@ -26,12 +26,17 @@ async function rateOf(name: string): Promise<unknown> {
 
 const sixty = { tasks: 60, perMs: 60_000, burst: 5 }
 
+function settings(rate?: RateLimit | null): StageSettings {
+  return { name: stage, ...(rate !== undefined && { limits: { rate } }) }
+}
+
+function set(tasks: number): Promise<unknown> {
+  const call = `select leasehold.register_stage($1, p_rate_tasks => $2, p_rate_per => case when $2 > 0 then interval '1 h' end)`
+  return db.query(call, [stage, tasks])
+}
+
 describe('registering', () => {
   test('sets a limit, changes it, keeps it where nothing is said, and takes it away', async () => {
-    const settings = (rate?: RateLimit | null): StageSettings => ({
-      name: stage,
-      ...(rate !== undefined && { limits: { rate } }),
-    })
     await registerStage(db, settings({ tasks: 60, per: '1 min', burst: 5 }))
     expect(await rateOf(stage)).toEqual(sixty)
     await registerStage(db, settings())
@@ -66,11 +71,6 @@ describe('registering', () => {
   })
 
   test('gives a limit that was taken away and set again no second burst', async () => {
-    const set = (tasks: number): Promise<unknown> =>
-      db.query(
-        `select leasehold.register_stage($1, p_rate_tasks => $2, p_rate_per => case when $2 > 0 then interval '1 h' end)`,
-        [stage, tasks],
-      )
     const worker = await register([stage])
     await insertTasks(db, stage, 5)
     await set(1)
@@ -144,12 +144,22 @@ test.each([
   expect(define).toThrow(reason)
 })
 
-describe('what people are told', () => {
-  async function limited(): Promise<{ name: string; worker: string }> {
-    const name = await addStage(db, { rate_tasks: 6, rate_per: '1 minute', rate_burst: 2 })
-    return { name, worker: await register([name]) }
-  }
+async function limited(): Promise<{ name: string; worker: string }> {
+  const name = await addStage(db, { rate_tasks: 6, rate_per: '1 minute', rate_burst: 2 })
+  return { name, worker: await register([name]) }
+}
 
+async function incidents(name: string): Promise<string[]> {
+  const { rows } = await db.query<{ kind: string }>(
+    `select kind from leasehold.work_conditions() where subject = $1
+     union all
+     select kind from leasehold.fleet_conditions('1 minute', '2 minutes', '5 minutes') where subject = $1`,
+    [name],
+  )
+  return rows.map((row) => row.kind)
+}
+
+describe('what people are told', () => {
   test('is why a task does not run, when the limit is what holds it', async () => {
     const { name, worker } = await limited()
     const ids = await insertTasks(db, name, 5)
@@ -192,16 +202,6 @@ describe('what people are told', () => {
       nextStartAt: null,
     })
   })
-
-  async function incidents(name: string): Promise<string[]> {
-    const { rows } = await db.query<{ kind: string }>(
-      `select kind from leasehold.work_conditions() where subject = $1
-       union all
-       select kind from leasehold.fleet_conditions('1 minute', '2 minutes', '5 minutes') where subject = $1`,
-      [name],
-    )
-    return rows.map((row) => row.kind)
-  }
 
   test('is no incident while its workers start what the limit lets them, and is one when they do not', async () => {
     const name = await addStage(db, { rate_tasks: 1, rate_per: '10 minutes' })

@@ -5,7 +5,6 @@
  * people are told of it is rate-settings.test.ts; how a runner follows it, its own tests.
  */
 import type { ClaimedRow, Db, Receipt } from '@leasehold/queue'
-import type { Client } from 'pg'
 import { expect, test } from 'vitest'
 import {
   type Random,
@@ -56,6 +55,10 @@ function look(
   on: Db = db,
 ): Promise<{ receipt: Receipt; claimed: ClaimedRow[] }> {
   return exchanged({ workerId: worker, stages: [stage], limits: [n], promote: true }, on)
+}
+
+function oneOfEach(on: Db, workerId: string, stages: string[]): ReturnType<typeof exchanged> {
+  return exchanged({ workerId, stages, limits: [1, 1] }, on)
 }
 
 async function unfinished(stage: string): Promise<number> {
@@ -192,9 +195,7 @@ test('two that name two limited stages in opposite orders pass one another by', 
   expect(await claim(one, worker.one, a)).toHaveLength(1)
   expect(await claim(two, worker.two, b)).toHaveLength(1)
   // Each holds what the other one asks for next: neither may wait.
-  const both = (on: Client, workerId: string, stages: string[]): ReturnType<typeof exchanged> =>
-    exchanged({ workerId, stages, limits: [1, 1] }, on)
-  const answers = [await both(one, worker.one, [b, a]), await both(two, worker.two, [a, b])]
+  const answers = [await oneOfEach(one, worker.one, [b, a]), await oneOfEach(two, worker.two, [a, b])]
   expect(answers.map(({ claimed }) => claimed.map((row) => row[2]))).toEqual([[a], [b]])
   expect(answers.map(({ receipt }) => receipt.held)).toEqual([[b], [a]])
   await one.query('commit')

@@ -4,6 +4,7 @@
  * Needs no database and starts nothing. What is wrong is exit code 2 with every problem; what is only odd is a warning.
  */
 import type { Manifest, ManifestSchedule, ManifestWorker } from '@leasehold/manifest'
+import { type WholeRate, wholeRate } from '@leasehold/queue'
 import { localTime, nextFirings, parseTiming, remarkOn } from '@leasehold/schedules'
 import type { Command } from 'commander'
 import { type Context, show } from '../context.ts'
@@ -12,7 +13,7 @@ import { manifestWarnings } from '../manifest/warnings.ts'
 import { timerLimits } from '../systemd/timer-limits.ts'
 import { table } from '../terminal/table.ts'
 import type { Terminal } from '../terminal/terminal.ts'
-import { duration } from '../terminal/time.ts'
+import { duration, rateText } from '../terminal/time.ts'
 
 const firingsShown = 3
 
@@ -35,6 +36,8 @@ interface Findings {
     readonly stages: readonly string[]
     readonly runs: string
   }[]
+  /** Of command stages; those of modules limit themselves. */
+  readonly rates: readonly (WholeRate & { readonly stage: string })[]
   readonly schedules: readonly (ManifestSchedule & { readonly next: readonly Firing[] })[]
   readonly alerts: Manifest['alerts']
   readonly warnings: readonly string[]
@@ -58,7 +61,7 @@ export function addCheck(program: Command, context: Context): void {
 }
 
 function findingsOf(manifest: Manifest, warnings: readonly string[], now: Date): Findings {
-  const { file, monitors, schedulers, controls, workers, schedules, alerts } = manifest
+  const { file, monitors, schedulers, controls, workers, commands, schedules, alerts } = manifest
   return {
     file,
     processes: workers.reduce((sum, worker) => sum + worker.slots.length, 0),
@@ -71,6 +74,9 @@ function findingsOf(manifest: Manifest, warnings: readonly string[], now: Date):
       stages: worker.stages,
       runs: runsOf(worker),
     })),
+    rates: commands.flatMap(({ stage, limits: { rate } }) =>
+      rate === null ? [] : [{ stage, ...wholeRate(rate) }],
+    ),
     schedules: schedules.map((schedule) => ({ ...schedule, next: nextOf(schedule, now) })),
     alerts,
     warnings,
@@ -92,7 +98,7 @@ function nextOf(schedule: ManifestSchedule, now: Date): Firing[] {
 }
 
 function report(terminal: Terminal, findings: Findings): string {
-  const { workers, schedules, processes, monitors, schedulers, controls, warnings } = findings
+  const { workers, rates, schedules, processes, monitors, schedulers, controls, warnings } = findings
   const parts = [
     `${terminal.paint('green', 'ok')} ${findings.file}`,
     `${count(workers.length, 'worker')} in ${processes === 1 ? '1 process' : `${processes} processes`}, ` +
@@ -100,6 +106,7 @@ function report(terminal: Terminal, findings: Findings): string {
       (findings.alerts === null ? '' : ', alert policy'),
   ]
   if (workers.length > 0) parts.push(workerTable(terminal, workers))
+  if (rates.length > 0) parts.push(rates.map((rate) => `${rate.stage}: at most ${rateText(rate)}`).join('\n'))
   if (schedules.length > 0) parts.push(scheduleTable(terminal, schedules))
   for (const { name, next } of schedules)
     for (const { remark } of next) if (remark !== null) parts.push(`${name}: ${remark}`)

@@ -153,6 +153,40 @@ test('an answer without free places, or with places left over, does not call the
   expect(receipt).toEqual({ worker: 'live' })
 })
 
+test('a look that may start nothing, or finds nothing to start, writes nothing', async () => {
+  const stage = await limitedStage({ tasks: 1, perMs: 60_000, burst: 1 })
+  const worker = await register([stage])
+  const writes = async (): Promise<boolean> => {
+    const session = await database.client()
+    await session.query('begin')
+    expect((await look(worker, stage, 5, session)).claimed).toEqual([])
+    const { rows } = await session.query<{ xid: string | null }>(
+      'select pg_current_xact_id_if_assigned() as xid',
+    )
+    await session.query('commit')
+    return rows[0]!.xid !== null
+  }
+  expect(await writes()).toBe(false) // idle
+  await insertTasks(db, stage, 2)
+  expect((await look(worker, stage, 5)).claimed).toHaveLength(1)
+  expect(await writes()).toBe(false) // held
+})
+
+test('a worker of one run is held to the limit, and not called for the tasks of other runs', async () => {
+  const stage = await limitedStage({ tasks: 1, perMs: 60_000, burst: 1 })
+  const worker = await register([stage])
+  await insertTask(db, stage, { run_id: 'theirs' })
+  const mine = await insertTask(db, stage, { run_id: 'mine' })
+  await insertTask(db, stage, { run_id: 'theirs' })
+  const ofMine = (): ReturnType<typeof exchanged> =>
+    exchanged({ workerId: worker, stages: [stage], limits: [5], runId: 'mine' })
+  const first = await ofMine()
+  expect(first.claimed.map(([id]) => id)).toEqual([mine])
+  expect(first.receipt).toEqual({ worker: 'live' })
+  await insertTask(db, stage, { run_id: 'mine' })
+  expect(await ofMine()).toEqual({ receipt: { worker: 'live' }, claimed: [] })
+})
+
 test('retries are starts, and so is what is given back unstarted', async () => {
   const stage = await limitedStage(
     { tasks: 2, perMs: 60_000, burst: 2 },

@@ -2931,7 +2931,8 @@ begin
     if found then
       v_next := greatest(v_next, v_now);
       return query select 'ready', 'rate_limited',
-        'Its stage''s rate limit: ' || v_stage.rate_tasks || ' starts per ' || v_stage.rate_per || ' (burst ' || v_stage.rate_burst
+        'Its stage''s rate limit: ' || v_stage.rate_tasks || case when v_stage.rate_tasks = 1 then ' start per ' else ' starts per ' end
+          || v_stage.rate_per || ' (burst ' || v_stage.rate_burst
           || '); next start at ' || v_next || '; '
           || case when v_ahead > 10000 then 'more than 10000' else v_ahead::text end || ' ready task(s) in front.',
         case when v_ahead = 0 then 'Wait, or raise the limit (limits.rate) and start the stage''s workers again.'
@@ -5399,7 +5400,8 @@ AS $function$
   from pg_catalog.pg_stat_user_tables u
   where u.schemaname = 'leasehold' and u.n_dead_tup > greatest(20000, u.n_live_tup)
     and u.relname in ('ready', 'leases', 'scheduled', 'waiting', 'nudges', 'task_keys', 'dependencies', 'concurrency_keys',
-      'sleepers', 'workers', 'revocations', 'run_ledger', 'floors', 'floor_probes', 'stage_samples')
+      'sleepers', 'workers', 'revocations', 'run_ledger', 'floors', 'floor_probes', 'stage_samples',
+      'stage_rates')
     and coalesce(greatest(leasehold.believed(u.last_vacuum, clock_timestamp()), leasehold.believed(u.last_autovacuum, clock_timestamp())),
       '-infinity') < clock_timestamp() - interval '3 minutes'
   order by u.n_dead_tup desc

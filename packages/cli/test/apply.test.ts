@@ -202,7 +202,7 @@ test('a rate limit is set, shown by stages and why, changed and taken out again'
     `select task_id::text as id from leasehold.ready where stage = 'rated-mail'`,
   )
   const why = await leasehold(['why', rows[0]!.id], env())
-  expect(why.stdout).toMatch(/Its stage's rate limit: 1 starts per .*; next start at .*; 0 ready task/)
+  expect(why.stdout).toMatch(/Its stage's rate limit: 1 start per .*; next start at .*; 0 ready task/)
   expect(why.stdout).toContain('(rate_limited)')
 
   const second = await run(limited({ tasks: 90, per: '1 min', burst: 5 }))

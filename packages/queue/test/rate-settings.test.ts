@@ -203,6 +203,26 @@ describe('what people are told', () => {
     })
   })
 
+  test('is seen by observers, and followed by workers, with no more rights than theirs', async () => {
+    const { name, worker } = await limited()
+    await insertTasks(db, name, 3)
+    const session = await database.client()
+    await session.query('set role leasehold_worker')
+    expect(await claim(session, worker, name, 5)).toHaveLength(2)
+    await session.query(`select leasehold.register_stage($1, p_rate_tasks => 7, p_rate_per => '1 minute')`, [
+      name,
+    ])
+    await session.query('set role leasehold_observer')
+    const { rows } = await session.query(
+      'select rate_tasks, next_start_at is not null as held from leasehold.stage_health where stage = $1',
+      [name],
+    )
+    expect(rows).toEqual([{ rate_tasks: 7, held: true }])
+    const refused = { code: '42501' }
+    await expect(session.query('select * from leasehold.stage_rates')).rejects.toMatchObject(refused)
+    await expect(session.query('select leasehold.may_start($1, 1)', [name])).rejects.toMatchObject(refused)
+  })
+
   test('is no incident while its workers start what the limit lets them, and is one when they do not', async () => {
     const name = await addStage(db, { rate_tasks: 1, rate_per: '10 minutes' })
     const worker = await register([name], 86_400_000)

@@ -4717,7 +4717,8 @@ begin
   select n.id, coalesce(n.priority, s.priority), n.stage
   from new_tasks n join leasehold.stages s on s.name = n.stage
   where n.key is null and n.depends_on is null and n.concurrency_key is null
-    and (n.run_at is null or n.run_at <= v_now);
+    and (n.run_at is null or n.run_at <= v_now)
+  order by n.id;
   get diagnostics v_plain = row_count;
 
   select count(*), count(n.run_id), min(n.stage), max(n.stage) into v_total, v_runs, v_stage, v_other_stage from new_tasks n;

@@ -49,9 +49,12 @@ const env: NodeJS.ProcessEnv = {
   HOME: process.env['HOME'],
   LEASEHOLD_DATA_DIR: join(folder, 'database'),
 }
-const started: { kill(signal: NodeJS.Signals): boolean }[] = []
-afterAll(() => {
-  for (const child of started) child.kill('SIGKILL')
+const started: ChildProcess[] = []
+afterAll(async () => {
+  // After a failure much still runs, also behind wrappers that pass no signal on: whole groups are told.
+  const running = started.filter(({ exitCode, signalCode }) => exitCode === null && signalCode === null)
+  for (const child of running) process.kill(-child.pid!, 'SIGTERM')
+  await Promise.all(running.map((child) => new Promise((resolve) => child.once('close', resolve))))
   rmSync(folder, { recursive: true, force: true })
 })
 
@@ -98,7 +101,7 @@ function tour(part: string): string[] {
 /** A terminal in which a command keeps running; `said` is what it has printed. */
 function terminal(program: string, args: readonly string[]): { said: () => string; process: ChildProcess } {
   let said = ''
-  const child = spawn(program, args, { cwd: root, env })
+  const child = spawn(program, args, { cwd: root, env, detached: true })
   started.push(child)
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (chunk: Buffer) => (said += chunk.toString()))

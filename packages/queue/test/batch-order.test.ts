@@ -61,3 +61,14 @@ test('rows that were written into holes of the table do not come first; stages s
   for (const stage of stages) expect(of(stage)).toEqual(of(stage).toSorted((a, b) => a - b))
   expect(claimed.map((row) => row[2])).toEqual([...Array(60).fill(stages[0]), ...Array(20).fill(stages[1])])
 })
+
+test('the tasks of one INSERT come in its order, also where there are more stages than tasks', async () => {
+  const stages: string[] = []
+  for (let n = 0; n < 40; n += 1) stages.push(await addStage(db.pool))
+  await db.pool.query('analyze leasehold.stages')
+  const worker = await addWorker(db.pool, stages.slice(0, 1), { concurrency: 1000 })
+  const ids = await insertTasks(db.pool, stages[0]!, 5)
+  const claimed: string[] = []
+  for (const _ of ids) claimed.push(...(await claim(db.pool, worker, stages[0]!, 1)).map(({ taskId }) => taskId))
+  expect(claimed).toEqual(ids)
+})

@@ -69,6 +69,7 @@ test('the tasks of one INSERT come in its order, also where there are more stage
   const worker = await addWorker(db.pool, stages.slice(0, 1), { concurrency: 1000 })
   const ids = await insertTasks(db.pool, stages[0]!, 5)
   const claimed: string[] = []
-  for (const _ of ids) claimed.push(...(await claim(db.pool, worker, stages[0]!, 1)).map(({ taskId }) => taskId))
+  for (const _ of ids)
+    claimed.push(...(await claim(db.pool, worker, stages[0]!, 1)).map(({ taskId }) => taskId))
   expect(claimed).toEqual(ids)
 })

@@ -45,6 +45,7 @@ $$;
 
 grant delete, select on table leasehold.schedules to leasehold_operator;
 grant execute on function leasehold.advance_floors(p_patience interval, p_step bigint) to leasehold_worker;
+grant execute on function leasehold.advance_floors_every(p_every interval) to leasehold_worker;
 grant execute on function leasehold.advance_schedules(p_plans jsonb, p_by text, p_scheduler uuid) to leasehold_operator;
 grant execute on function leasehold.audit() to leasehold_operator;
 grant execute on function leasehold.below_floors(p_from bigint) to leasehold_observer;
@@ -168,6 +169,7 @@ grant usage on schema leasehold to leasehold_operator;
 grant usage on schema leasehold to leasehold_submitter;
 grant usage on schema leasehold to leasehold_worker;
 revoke execute on function leasehold.advance_floors(p_patience interval, p_step bigint) from public;
+revoke execute on function leasehold.advance_floors_every(p_every interval) from public;
 revoke execute on function leasehold.advance_schedules(p_plans jsonb, p_by text, p_scheduler uuid) from public;
 revoke execute on function leasehold.after_end(p_task_ids bigint[], p_outcome text) from public;
 revoke execute on function leasehold.alert_day(p_at timestamp with time zone) from public;

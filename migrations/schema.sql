@@ -1223,6 +1223,22 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.advance_floors_every(p_every interval)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := leasehold.clock();
+begin
+  if exists (select from leasehold.floor_probes p where p.taken_at > v_now - p_every and p.taken_at <= v_now) then
+    return null;
+  end if;
+  return leasehold.advance_floors();
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.advance_schedules(p_plans jsonb, p_by text DEFAULT 'scheduler'::text, p_scheduler uuid DEFAULT NULL::uuid)
  RETURNS TABLE(schedule text, recorded jsonb)
  LANGUAGE plpgsql
@@ -5705,6 +5721,7 @@ $function$;
 
 grant delete, select on table leasehold.schedules to leasehold_operator;
 grant execute on function leasehold.advance_floors(p_patience interval, p_step bigint) to leasehold_worker;
+grant execute on function leasehold.advance_floors_every(p_every interval) to leasehold_worker;
 grant execute on function leasehold.advance_schedules(p_plans jsonb, p_by text, p_scheduler uuid) to leasehold_operator;
 grant execute on function leasehold.audit() to leasehold_operator;
 grant execute on function leasehold.below_floors(p_from bigint) to leasehold_observer;
@@ -5828,6 +5845,7 @@ grant usage on schema leasehold to leasehold_operator;
 grant usage on schema leasehold to leasehold_submitter;
 grant usage on schema leasehold to leasehold_worker;
 revoke execute on function leasehold.advance_floors(p_patience interval, p_step bigint) from public;
+revoke execute on function leasehold.advance_floors_every(p_every interval) from public;
 revoke execute on function leasehold.advance_schedules(p_plans jsonb, p_by text, p_scheduler uuid) from public;
 revoke execute on function leasehold.after_end(p_task_ids bigint[], p_outcome text) from public;
 revoke execute on function leasehold.alert_day(p_at timestamp with time zone) from public;

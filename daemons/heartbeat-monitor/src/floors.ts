@@ -23,7 +23,7 @@ export async function keepFloors(db: Db, contact: Contact, stop: AbortSignal): P
       const signs = await floorSigns(db)
       quietTurns = signs.position === position && signs.stragglers === 0 ? quietTurns + 1 : 0
       position = signs.position
-      if (quietTurns < turnsUntilQuiet) await advanceFloors(db)
+      if (quietTurns < turnsUntilQuiet) await advanceFloors(db, busyMs)
       contact.reached()
       await sleep(quietTurns < turnsUntilQuiet ? busyMs : quietMs, stop)
     } catch (error) {

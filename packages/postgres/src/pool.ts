@@ -6,7 +6,7 @@
  * Each connection runs under the settings of session.ts, also behind a pooler in transaction mode (pinned-client.ts).
  * Refuses to log, retry or read the environment: the caller hears of lost connections through `onError` and decides.
  */
-import { ConfigError } from '@leasehold/queue'
+import { ConfigError } from '@leasehold/queue/errors'
 import { Client, Pool, type PoolClient, type PoolConfig } from 'pg'
 import { errorCode } from './error-code.ts'
 import { type PinnedClient, pinnedClientClass, saysPooler } from './pinned-client.ts'

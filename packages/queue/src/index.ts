@@ -81,4 +81,5 @@ export {
   waitForResult,
 } from './task.ts'
 export { translate } from './translate.ts'
+export { type Beat, type BeatAnswer, heartbeat } from './heartbeat.ts'
 export * from './worker.ts'

@@ -251,35 +251,6 @@ export async function readCheckpoint(db: Db, taskId: string, name: string): Prom
   return rows[0]?.value ?? null
 }
 
-/** One beat, as it is sent by the heartbeat thread. */
-export interface Beat {
-  workerId: string
-  loopAgeMs: number
-  oldestFence: string | null
-  running: number
-  draining: boolean
-  /** False reports a wedged loop without renewing the leases. */
-  renew: boolean
-}
-
-/** The answer to a beat. */
-export interface BeatAnswer {
-  state: 'live' | 'ended' | 'unknown'
-  reason: string | null
-  drain: boolean | null
-  revoked: Revocation[] | null
-}
-
-/** Renews the worker and with it all its leases. */
-export async function heartbeat(db: Db, beat: Beat): Promise<BeatAnswer> {
-  const { rows } = await db.query<BeatAnswer & { state: string }>({
-    name: 'leasehold_heartbeat',
-    text: 'select state, reason, drain, revoked from leasehold.heartbeat($1, $2, $3, $4, $5, $6)',
-    values: [beat.workerId, beat.loopAgeMs, beat.oldestFence, beat.running, beat.draining, beat.renew],
-  })
-  return rows[0] as BeatAnswer
-}
-
 /** Leaves in order; what is still held is released without counting. False when the worker had been ended. */
 export async function leave(db: Db, workerId: string, reason: string): Promise<boolean> {
   const { rows } = await db.query<{ left: boolean }>('select leasehold.leave($1, $2) as left', [
@@ -333,9 +304,12 @@ export async function releaseDeadWorkers(db: Db, limit = 100): Promise<DeadWorke
   return rows
 }
 
-/** Moves the lane floors; null when another process is doing it. In a transaction of its own. */
-export async function advanceFloors(db: Db): Promise<number | null> {
-  const { rows } = await db.query<{ raised: number | null }>('select leasehold.advance_floors() as raised')
+/** Moves the lane floors; null when another process does, or did within `everyMs`. In a transaction of its own. */
+export async function advanceFloors(db: Db, everyMs: number): Promise<number | null> {
+  const { rows } = await db.query<{ raised: number | null }>(
+    "select leasehold.advance_floors_every($1::int * interval '1 millisecond') as raised",
+    [everyMs],
+  )
   return rows[0]!.raised
 }
 

@@ -237,3 +237,31 @@ test('of two that tick at once the second does nothing and does not wait', async
   expect(await tick(db, '0')).toBeNull()
   await session.query('commit')
 })
+
+test('who asks within the time of somebody else’s tick does nothing; a probe of the future holds nobody up', async () => {
+  const session = await database.client()
+  const ask = async (): Promise<number | null> => {
+    const { rows } = await session.query<{ raised: number | null }>(
+      "select leasehold.advance_floors_every('1 minute') as raised",
+    )
+    return rows[0]!.raised
+  }
+  const writes = async (): Promise<boolean> => {
+    await session.query('begin')
+    await ask()
+    const { rows } = await session.query<{ xid: string | null }>(
+      'select pg_current_xact_id_if_assigned()::text as xid',
+    )
+    await session.query('commit')
+    return rows[0]!.xid !== null
+  }
+  await settleFloors()
+  expect(await ask()).toBeNull()
+  expect(await writes()).toBe(false)
+  await database.advance(61_000)
+  expect(await writes()).toBe(true)
+  expect(await writes()).toBe(false)
+  await database.advance(-3_600_000)
+  expect(await ask()).not.toBeNull()
+  await session.end()
+})

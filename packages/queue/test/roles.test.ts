@@ -272,7 +272,12 @@ test('a worker lives its whole life with its own rights', async () => {
   expect(await settle(worker, id, lease, 'done', { children: [{ stage: of }] })).toBe(true)
   await claimOne(worker, id, of)
   await worker.query('select leasehold.return_strays($1, null)', [id])
-  for (const call of ['release_dead_workers()', 'advance_floors()', 'monitor_silence()']) {
+  for (const call of [
+    'release_dead_workers()',
+    'advance_floors()',
+    "advance_floors_every('1 s')",
+    'monitor_silence()',
+  ]) {
     await worker.query(`select leasehold.${call}`)
   }
   await worker.query('select leasehold.leave($1)', [id])

@@ -112,6 +112,6 @@ test('registering a stage again changes what is named and keeps the rest, a paus
 })
 
 test('floors advance, and nobody has watched yet', async () => {
-  expect(await advanceFloors(db)).toBeGreaterThanOrEqual(0)
+  expect(await advanceFloors(db, 0)).toBeGreaterThanOrEqual(0)
   expect(await monitorSilenceMs(db)).toBeNull()
 })

@@ -6,8 +6,8 @@
  * Runs until the main thread ends it, which is the last thing a runner does. Reconnects for ever.
  */
 import { parentPort, workerData } from 'node:worker_threads'
-import { type BeatAnswer, heartbeat } from '@leasehold/queue'
-import { OutageLog, openPool, retryDelayMs, sleep } from '@leasehold/postgres'
+import { OutageLog, openPool, retryDelayMs, sleep } from '@leasehold/postgres/connections'
+import { type BeatAnswer, heartbeat } from '@leasehold/queue/heartbeat'
 import { SharedState, type SharedMemory } from './shared-state.ts'
 
 /** What the thread is started with. */

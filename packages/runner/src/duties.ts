@@ -9,7 +9,11 @@ import { advanceFloors, type Db, monitorSilenceMs, releaseDeadWorkers } from '@l
 import { OutageLog, retryDelayMs, sleep } from '@leasehold/postgres'
 import type { RunnerLog } from './options.ts'
 
-const floorsEveryMs = 300
+const turnEveryMs = 300
+/** Over all runners: so often floors move while there is traffic. */
+const floorsEveryMs = 200
+/** So long this runner leaves them to others, when one of these was quicker. */
+const leftToOthersMs = 1_000
 
 /** What the duties need of their runner. */
 export interface Duties {
@@ -35,11 +39,13 @@ export async function attendDuties(duties: Duties, stop: AbortSignal): Promise<v
   let seenTraffic = -1
   let lookedAt = performance.now() - Math.random() * duties.lookEveryMs
   let silent = false
+  let floorsDueAt = -Infinity
   while (!stop.aborted) {
     try {
-      if (duties.traffic() !== seenTraffic) {
+      if (duties.traffic() !== seenTraffic && performance.now() >= floorsDueAt) {
         seenTraffic = duties.traffic()
-        await advanceFloors(duties.db)
+        const raised = await advanceFloors(duties.db, floorsEveryMs)
+        if (raised === null) floorsDueAt = performance.now() + leftToOthersMs * (0.5 + Math.random() / 2)
         outage.recovered()
       }
       if (performance.now() - lookedAt >= duties.lookEveryMs && duties.sure()) {
@@ -53,7 +59,7 @@ export async function attendDuties(duties: Duties, stop: AbortSignal): Promise<v
         duties.log.warn(facts, 'side duties failed; trying again')
       }
     }
-    await sleep(outage.count > 0 ? retryDelayMs(outage.count, duties.maxRetryMs) : floorsEveryMs, stop)
+    await sleep(outage.count > 0 ? retryDelayMs(outage.count, duties.maxRetryMs) : turnEveryMs, stop)
   }
 }
 

@@ -40,7 +40,10 @@ function git(...args: string[]): string {
 export function describeMachine(): Machine {
   const names = ['pg', 'graphile-worker', 'pg-boss', 'bullmq', '@dbos-inc/dbos-sdk']
   const versions = names.map((name) => [name, versionOf(name)] as const).filter(([, found]) => found !== null)
-  const changed = git('status', '--porcelain', '--untracked-files=no') === '' ? '' : ' with changes'
+  const changed =
+    git('status', '--porcelain', '--untracked-files=no', '--', '.', ':!docs/benchmarks') === ''
+      ? ''
+      : ' with changes'
   return {
     cores: cpus().length,
     processor: cpus()[0]?.model.trim() ?? 'unknown',

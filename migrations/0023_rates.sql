@@ -507,7 +507,7 @@ begin
       where name <> all (coalesce(v_held, '{}'))
       on conflict (stage, worker_id) do update set wake_until = excluded.wake_until;
     end if;
-    if p_promote then
+    if p_promote or p_endings is not null then -- what was put off in this exchange has a due time too
       select min(n.run_at) into v_due from unnest(p_stages) as name
       cross join lateral (
         select s.run_at from leasehold.scheduled s where s.stage = name order by s.run_at limit 1) n;

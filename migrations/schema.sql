@@ -2755,7 +2755,7 @@ begin
       where name <> all (coalesce(v_held, '{}'))
       on conflict (stage, worker_id) do update set wake_until = excluded.wake_until;
     end if;
-    if p_promote then
+    if p_promote or p_endings is not null then -- what was put off in this exchange has a due time too
       select min(n.run_at) into v_due from unnest(p_stages) as name
       cross join lateral (
         select s.run_at from leasehold.scheduled s where s.stage = name order by s.run_at limit 1) n;
@@ -5438,13 +5438,7 @@ CREATE OR REPLACE FUNCTION leasehold.task_extra(p_task leasehold.tasks, p_crashe
  RETURNS text
  LANGUAGE sql
  STABLE PARALLEL SAFE
- SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
-AS $function$
-  select jsonb_strip_nulls(jsonb_build_object(
-    'run_id', p_task.run_id, 'key', p_task.key, 'title', p_task.title, 'meta', p_task.meta,
-    'priority', p_task.priority, 'concurrency_key', p_task.concurrency_key, 'max_attempts', p_task.max_attempts,
-    'timeout_ms', (extract(epoch from p_task.timeout) * 1000)::bigint, 'crashes', nullif(p_crashes, 0)))::text
-$function$;
+RETURN (jsonb_strip_nulls(jsonb_build_object('run_id', (p_task).run_id, 'key', (p_task).key, 'title', (p_task).title, 'meta', (p_task).meta, 'priority', (p_task).priority, 'concurrency_key', (p_task).concurrency_key, 'max_attempts', (p_task).max_attempts, 'timeout_ms', ((EXTRACT(epoch FROM (p_task).timeout) * (1000)::numeric))::bigint, 'crashes', NULLIF(p_crashes, 0))))::text;
 
 CREATE OR REPLACE FUNCTION leasehold.tidy()
  RETURNS void

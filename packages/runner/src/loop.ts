@@ -14,7 +14,6 @@ import type { ClaimedRow, Db } from '@leasehold/queue'
 import { OutageLog, retryDelayMs, sleep } from '@leasehold/postgres'
 import { Attempts } from './attempts.ts'
 import { Capacity } from './capacity.ts'
-import type { Execution } from './execution.ts'
 import { type Batch, Ledger } from './ledger.ts'
 import type { RunnerLog, Settings } from './options.ts'
 import { Pace } from './pace.ts'
@@ -156,7 +155,7 @@ export class Loop {
     if (silent && !(ledger.held.size > 0 && this.glanceInMs() <= 0)) return { moved: 0 }
     this.exchangedAt = sentAt
     this.glanceWished = false
-    const look = wish === null ? null : this.pace.look(wish, batch.ended.some(isPutOff))
+    const look = wish === null ? null : this.pace.look(wish)
     const flight = { above: this.attempts.maxFence }
     this.inFlight.add(flight)
     let answer: Answer
@@ -321,9 +320,4 @@ export class Loop {
 /** Its task has ended a worker, or was there when one ended. */
 function hasCrashed([, , , , , extra]: ClaimedRow): boolean {
   return extra !== null && extra.includes('"crashes"')
-}
-
-/** Its task will stand in scheduled after this ending, most likely. */
-function isPutOff({ end }: Execution): boolean {
-  return typeof end === 'object' && (end?.outcome === 'fail' || end?.outcome === 'snooze')
 }

@@ -101,10 +101,9 @@ export class Pace {
     this.cautiousUntil = performance.now() + cautionMs
   }
 
-  /** `reschedules`: the same exchange puts tasks off, so there is a new due time to hear of. */
-  look(wish: Wish, reschedules: boolean): Look {
+  look(wish: Wish): Look {
     const now = performance.now()
-    const promote = reschedules || now >= this.dueAt || now - this.promotedAt > promoteEveryMs
+    const promote = now >= this.dueAt || now - this.promotedAt > promoteEveryMs
     if (promote) this.promotedAt = now
     this.lookedWithoutPromotion = !promote
     return { promote, wakeMs: this.wakeWish(wish, now) }
@@ -132,7 +131,8 @@ export class Pace {
    */
   looked(wish: Wish, look: Look, got: Yield, { dueInMs, held }: Pick<Answer, 'dueInMs' | 'held'>): boolean {
     const now = performance.now()
-    if (look.promote) this.dueAt = now + (dueInMs ?? Infinity)
+    // Without a promotion something may have been put off, which is due before what was known, or held by a rate limit.
+    this.dueAt = Math.min(look.promote ? Infinity : this.dueAt, now + (dueInMs ?? Infinity))
     for (const stage of wish.stages) this.heldUntil.delete(stage)
     for (const stage of held) {
       this.heldUntil.set(stage, now + (dueInMs ?? 0))

@@ -3337,7 +3337,10 @@ AS $function$
       and leasehold.rate_next(s.rate_tasks, s.rate_per, s.rate_burst, r.arrival, leasehold.clock())
         > leasehold.clock() - interval '10 seconds'
       and exists (select from leasehold.workers w
-        where w.ended_at is null and w.expires_at > leasehold.clock() and s.name = any (w.stages)))
+        where w.ended_at is null and w.expires_at > leasehold.clock() and s.name = any (w.stages)
+          and not w.draining and not w.drain_asked
+          -- With every place taken it is the places that are too few.
+          and w.concurrency > (select count(*) from leasehold.leases l where l.worker_id = w.id and l.fence >= w.oldest_fence)))
 $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.is_quiet(p_at timestamp with time zone)
@@ -3528,7 +3531,9 @@ begin
     perform from leasehold.stage_rates x where x.stage = p_stage and x.arrival = v_rate.arrival for update skip locked;
     if not found then
       starts := 0;
-      look_at := at + interval '10 milliseconds';
+      -- Mostly a claim that commits in a moment. Where starts lie far apart it may as well be a transaction left open.
+      look_at := at + least(interval '250 milliseconds',
+        greatest(interval '10 milliseconds', leasehold.rate_span(v_rate.tasks, v_rate.per, 1) / 4));
       return;
     end if;
     at := leasehold.clock(); -- under the lock: from one holder to the next it never goes back by itself

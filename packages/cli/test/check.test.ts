@@ -77,6 +77,51 @@ test('a manifest with mistakes is exit code 2, with every place, line and reason
   expect(JSON.parse(json.stderr)).toMatchObject({ error: { code: 'CONFIG', exitCode: 2 } })
 })
 
+const session = { command: 'true' }
+const short = { leaseTtl: '30 s', beatInterval: '10 s' }
+test.each<[what: string, manifest: object, problem: string | null]>([
+  [
+    'a working beat above the beat at the top',
+    { ...short, stages: { a: { ...session, env: { LEASEHOLD_WORKING_BEAT_INTERVAL_MS: '15000' } } } },
+    'stages.a.env.LEASEHOLD_WORKING_BEAT_INTERVAL_MS: is 15000 ms, more than LEASEHOLD_BEAT_INTERVAL_MS (10000 ms)',
+  ],
+  [
+    'a poll above the lease at the top',
+    { ...short, service: { env: { LEASEHOLD_POLL_MS: '30000' } }, stages: { a: session } },
+    'service.env.LEASEHOLD_POLL_MS: is 30000 ms, not below LEASEHOLD_LEASE_TTL_MS (30000 ms)',
+  ],
+  [
+    'a control service for everybody without a token',
+    { service: { env: { LEASEHOLD_CONTROL_HOST: '0.0.0.0' } }, stages: { a: session } },
+    'service.secrets: LEASEHOLD_METRICS_TOKEN is missing',
+  ],
+  [
+    'a working beat between the default and a longer beat at the top',
+    {
+      leaseTtl: '5 min',
+      beatInterval: '90 s',
+      stages: { a: { ...session, env: { LEASEHOLD_WORKING_BEAT_INTERVAL_MS: '45000' } } },
+    },
+    null,
+  ],
+  [
+    'a control service for everybody with a token, and a pooler',
+    {
+      service: {
+        env: { LEASEHOLD_CONTROL_HOST: '0.0.0.0', LEASEHOLD_POOLER: 'transaction' },
+        secrets: ['DATABASE_URL', 'LEASEHOLD_METRICS_TOKEN'],
+      },
+      stages: { a: session },
+    },
+    null,
+  ],
+])('%s is judged as its process would', async (_what, manifest, problem) => {
+  const { code, stderr } = await leasehold(['check', write('judged.json', manifest)], {})
+  expect({ code, stderr }).toEqual(
+    problem === null ? { code: 0, stderr: '' } : { code: 2, stderr: expect.stringContaining(problem) },
+  )
+})
+
 test('a setting that no process knows is refused here and not at its start', async () => {
   const file = write('settings.json', {
     service: { env: { LEASEHOLD_LOG_LEVL: 'info', LEASEHOLD_POLL_MS: 'often' } },

@@ -244,6 +244,19 @@ describe('what people are told', () => {
     await db.query('select leasehold.cancel_task(task_id) from leasehold.ready where stage = $1', [name])
   })
 
+  test('is no excuse for too few places: a backlog behind workers that are all busy is an incident', async () => {
+    const name = await addStage(db, { rate_tasks: 60, rate_per: '1 minute', rate_burst: 1 })
+    const worker = await register([name], 86_400_000)
+    await db.query(`select leasehold.set_backlog_limit($1, '15 seconds')`, [name])
+    await insertTasks(db, name, 5)
+    const busy = await claimOne(db, worker, name)
+    await database.advance(16_000) // within ten seconds of a start the limit allows
+    expect(await incidents(name)).toEqual(['backlog_old'])
+    await settle(db, worker, busy, 'done')
+    await leave(db, worker, 'test')
+    await db.query('select leasehold.cancel_task(task_id) from leasehold.ready where stage = $1', [name])
+  })
+
   test('is not told by a notification: nobody is woken for a stage that its limit holds', async () => {
     const { name, worker } = await limited()
     const sleepers = async (): Promise<number> =>

@@ -16,6 +16,7 @@ import { Attempts } from './attempts.ts'
 import { Capacity } from './capacity.ts'
 import { type Batch, Ledger } from './ledger.ts'
 import type { RunnerLog, Settings } from './options.ts'
+import { pauseInSteps, stepOf } from './pause.ts'
 import { Pace } from './pace.ts'
 import {
   type Answer,
@@ -238,25 +239,20 @@ export class Loop {
     const { beatIntervalMs, maxRetryMs } = this.host.settings
     this.host.beatNow()
     this.overdueBeats += 1
-    // With the default of maxRetryMs a second; the heart itself tries again as well.
-    await this.pause(
-      Math.min(beatIntervalMs, Math.max(1000, retryDelayMs(this.overdueBeats, maxRetryMs / 5))),
-    )
+    // With the default of maxRetryMs a second; the heart itself tries again as well, and its success ends this.
+    const ms = Math.min(beatIntervalMs, Math.max(1000, retryDelayMs(this.overdueBeats, maxRetryMs / 5)))
+    await this.pause(ms, () => this.host.leaseLeftMs() > 0)
     return { moved: 0 }
   }
 
-  /** Also shorter than what the views take for wedged, ten seconds at least. */
-  private get stepMs(): number {
-    return Math.min(this.host.settings.wedgeLimitMs / 4, 5000)
-  }
-
-  /** Waits in steps: a loop that waits for long must not look like one that stands still. */
-  private async pause(ms: number): Promise<void> {
-    const until = performance.now() + ms
-    for (let left = ms; left > 0 && !this.stop.aborted; left = until - performance.now()) {
-      await sleep(Math.min(left, this.stepMs), this.stop)
-      this.sayTurned()
-    }
+  private pause(ms: number, over?: () => boolean): Promise<void> {
+    const stepMs = Math.min(stepOf(this.host.settings), over === undefined ? Infinity : 500)
+    return pauseInSteps(ms, {
+      stepMs,
+      stop: this.stop,
+      turned: () => this.sayTurned(),
+      ...(over && { over }),
+    })
   }
 
   // ----------------------------------------------------------------------------------------------------- rest
@@ -266,7 +262,7 @@ export class Loop {
     do {
       if (this.woken || this.stop.aborted || this.ledger.hasEnded || this.host.leaseLeftMs() <= 0) return
       // In steps: a loop that turns too rarely would look like one that stands still.
-      const limits = [until - performance.now(), this.host.leaseLeftMs(), this.stepMs]
+      const limits = [until - performance.now(), this.host.leaseLeftMs(), stepOf(this.host.settings)]
       if (this.ledger.held.size > 0) limits.push(this.glanceInMs())
       await this.restFor(Math.max(1, Math.min(...limits)))
       this.sayTurned()

@@ -15,10 +15,11 @@ import {
   registerWorker,
   type WorkerRegistration,
 } from '@leasehold/queue'
-import { Listener, openPool, OutageLog, retryDelayMs, sleep, within } from '@leasehold/postgres'
+import { Listener, openPool, OutageLog, retryDelayMs, within } from '@leasehold/postgres'
 import { attendDuties } from './duties.ts'
 import { Life } from './life.ts'
 import { fillIn, type RunnerOptions, type Settings } from './options.ts'
+import { pauseInSteps, stepOf } from './pause.ts'
 import type { Counts } from './settlement.ts'
 
 type Pool = ReturnType<typeof openPool>
@@ -178,7 +179,9 @@ class RunnerProcess implements Runner {
           const facts = { event: 'start.waiting', message: (error as Error).message }
           settings.log.warn(facts, 'the database cannot be used yet; trying again')
         }
-        await sleep(retryDelayMs(outage.count, settings.maxRetryMs), stop)
+        const turned = (): void => settings.onTurn?.()
+        const stepMs = stepOf(settings)
+        await pauseInSteps(retryDelayMs(outage.count, settings.maxRetryMs), { stepMs, stop, turned })
       }
     }
     return null

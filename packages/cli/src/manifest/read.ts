@@ -5,9 +5,10 @@
  */
 import { type Manifest, readManifest, withLines } from '@leasehold/manifest'
 import { ConfigError, type ConfigProblem } from '@leasehold/queue'
-import { readConfig } from '@leasehold/service'
+import { type ConfigReader, readConfig } from '@leasehold/service'
 import { exitCodes } from '../exit-codes.ts'
 import { CommandError } from '../failure.ts'
+import { serviceSettings } from '../process-managers/processes.ts'
 
 /** Where a manifest is when nobody says. */
 export const defaultManifest = 'leasehold.config.ts'
@@ -48,22 +49,51 @@ function refusal(
   })
 }
 
-/** What the processes would say of the settings that the manifest gives them. */
-function settingProblems({ service, workers, commands }: Manifest): ConfigProblem[] {
-  const environments: [place: string, env: Readonly<Record<string, string>>][] = [
-    ['service.env', service.env],
-    ...workers.map(({ place, env }): [string, typeof env] => [`${place}.env`, env]),
-    ...commands.map(({ stage, env }): [string, typeof env] => [`stages.${stage}.env`, env]),
+type Environment = Readonly<Record<string, string>>
+
+/** What the processes would say of the settings that the manifest gives them: each as it will have them, times included. */
+function settingProblems(manifest: Manifest): ConfigProblem[] {
+  const { service, workers, commands, controls } = manifest
+  const common = serviceSettings(manifest)
+  const problems = [
+    ...problemsOf(common, 'cli', 'service', service.env),
+    ...workers.flatMap(({ place, env }) => problemsOf({ ...common, ...env }, 'runner', place, env)),
+    ...commands.flatMap(({ stage, env }) => problemsOf({ ...common, ...env }, 'cli', `stages.${stage}`, env)),
+    ...(controls === 0 ? [] : controlProblems(common, service)),
   ]
-  const problems = environments.flatMap(([place, env]) => {
-    const settings = Object.fromEntries(Object.entries(env).filter(([name]) => name.startsWith('LEASEHOLD_')))
-    try {
-      readConfig(settings, 'cli')
-      return []
-    } catch (error) {
-      if (!(error instanceof ConfigError)) throw error
-      return error.problems.map(({ name, problem }) => ({ name: `${place}.${name}`, problem }))
-    }
-  })
   return [...new Map(problems.map((problem) => [problem.name, problem])).values()]
+}
+
+/** Named where they stand: in this place's own variables, or in those of every process. */
+function problemsOf(
+  all: Environment,
+  reader: ConfigReader,
+  place: string,
+  own: Environment,
+): ConfigProblem[] {
+  const settings = Object.fromEntries(Object.entries(all).filter(([name]) => name.startsWith('LEASEHOLD_')))
+  // Its address is a secret, or that of every process's environment: what goes with one is not refused for want of it.
+  const address =
+    settings['LEASEHOLD_POOLER'] === undefined ? {} : { DATABASE_URL: 'postgres://db.example/queue' }
+  try {
+    readConfig({ ...settings, ...address }, reader)
+    return []
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    return error.problems.map(({ name, problem }) => ({
+      name: `${name in own ? place : 'service'}.env.${name}`,
+      problem,
+    }))
+  }
+}
+
+/** Beyond loopback the control service wants a token, which is a secret: it has to be named as one. */
+function controlProblems(common: Environment, { secrets }: Manifest['service']): ConfigProblem[] {
+  const token = 'LEASEHOLD_METRICS_TOKEN'
+  const given = secrets.includes(token) ? { [token]: '-'.repeat(64) } : {}
+  return problemsOf({ ...common, ...given }, 'control', 'service', common).map(({ name, problem }) =>
+    name === `service.env.${token}`
+      ? { name: 'service.secrets', problem: `${token} ${problem}` }
+      : { name, problem },
+  )
 }

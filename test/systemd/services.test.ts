@@ -182,6 +182,18 @@ test('a start that fails is not repeated at once, but without end', async () => 
   await empty.drop()
 })
 
+test('what is killed before it is ready is not started again at once, but without end', async () => {
+  await systemd.must(`mkdir -p /run/systemd/system/${patient}.d
+    printf '[Service]\nExecStart=\nExecStart=/bin/sh -c "kill -9 $$$$"\n' >/run/systemd/system/${patient}.d/50-killed.conf
+    systemctl daemon-reload; systemctl start --no-block ${patient}`)
+  await systemd.until(patient, 'SubState', 'stop-post')
+  expect(await systemd.show(patient, 'ExecMainStatus')).toBe('9')
+  expect(await systemd.show(patient, 'NRestarts')).toBe('0')
+  await systemd.until(patient, 'NRestarts', '1')
+  await systemd.must(`rm /run/systemd/system/${patient}.d/50-killed.conf; systemctl daemon-reload`)
+  await systemd.until(patient, 'ActiveState', 'active')
+})
+
 test('a service whose credential is missing is not started again at once, and works as soon as it is there', async () => {
   await systemd.must('rm /etc/leasehold/credentials/DATABASE_URL')
   await systemd.must(`systemctl start --no-block ${patient}`)

@@ -285,7 +285,7 @@ test('a path that leads to a hidden folder is refused, and says where it leads',
   }
 })
 
-test('what ends with an error of its own is back after a pause, what was killed at once, in every daemon alike', async () => {
+test('what ends with an error of its own or is killed before it is ready is back after a pause, what was killed at work at once', async () => {
   const files = await printed()
   const lines = ['runner@', 'heartbeat-monitor', 'scheduler', 'control'].map((name) => {
     const unit = contentOf(files, `/etc/systemd/system/leasehold-${name}.service`)
@@ -294,17 +294,18 @@ test('what ends with an error of its own is back after a pause, what was killed 
     return /^ExecStopPost=-\/bin\/sh -c '(.*)'$/m.exec(unit)?.[1]
   })
   expect(new Set(lines).size).toBe(1)
-  const pauses = (code: string, status: string): boolean => {
+  const wasReady = mkdtempSync(join(folder, 'ready-'))
+  writeFileSync(join(wasReady, 'ready'), '')
+  const pauses = (code: string, status: string, runtime: string): boolean => {
     const script = `sleep() { echo "slept $1"; }\n${lines[0]!.replaceAll('$$', '$')}`
-    const env = { EXIT_CODE: code, EXIT_STATUS: status }
+    const env = { EXIT_CODE: code, EXIT_STATUS: status, RUNTIME_DIRECTORY: runtime }
     return spawnSync('sh', ['-c', script], { encoding: 'utf8', env }).stdout === 'slept 5\n'
   }
   const ends = [['exited', '0'], ['exited', '1'], ['exited', '2'], ['exited', '5'], ['exited', '203'], ['exited', '243'], ['killed', 'KILL'], ['dumped', 'ABRT']] as const // prettier-ignore
-  expect(ends.filter(([code, status]) => pauses(code, status)).map(([, status]) => status)).toEqual([
-    '1',
-    '203',
-    '243',
-  ])
+  const pausing = (runtime: string): string[] =>
+    ends.filter(([code, status]) => pauses(code, status, runtime)).map(([, status]) => status)
+  expect(pausing(wasReady)).toEqual(['1', '203', '243'])
+  expect(pausing(folder)).toEqual(['1', '203', '243', 'KILL', 'ABRT'])
 })
 
 // Elsewhere there is nobody to ask.

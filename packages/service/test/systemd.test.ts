@@ -2,6 +2,7 @@
  * What a daemon says to systemd, received where systemd would receive it.
  */
 import { notifier } from '@leasehold/service'
+import { existsSync } from 'node:fs'
 import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -45,6 +46,16 @@ test('outside of systemd nothing is said', async () => {
   const child = spawnProcess({ script })
   expect(await child.exit).toEqual({ code: 0, signal: null })
   expect(child.output()).toBe('none null\n')
+})
+
+test('whoever is ready leaves a file in its runtime directory, under systemd only', async () => {
+  const env = { RUNTIME_DIRECTORY: `${folder}:/elsewhere` }
+  const sent: string[] = []
+  notifier(env).ready()
+  expect(existsSync(join(folder, 'ready'))).toBe(false)
+  notifier({ ...env, NOTIFY_SOCKET: join(folder, 'none.sock') }, () => (text) => sent.push(text)).ready()
+  expect(existsSync(join(folder, 'ready'))).toBe(true)
+  expect(sent).toEqual(['READY=1'])
 })
 
 test('a watchdog meant for another process is not fed', () => {

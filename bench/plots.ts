@@ -4,11 +4,11 @@
 import { type Axes, type Bar, bars, type Line, lines } from './plot.ts'
 import { type CellRecord, type ComparisonRecord, number, type RunRecord, spreadOf } from './record.ts'
 
-function subtitleOf(run: RunRecord, { cells }: ComparisonRecord): string {
+function subtitleOf(run: RunRecord, { cells, commit }: ComparisonRecord): string {
   const repeats = Math.max(...cells.map(({ samples }) => samples.length))
   const { machine, settings } = run
   const server = `PostgreSQL ${(settings['server_version'] ?? '').split(' ')[0]}, ${machine.cores} cores, fsync ${settings['fsync']}`
-  return `${server}; ${repeats === 1 ? 'one run' : `median of ${repeats} runs, range as whisker or band`}; commit ${machine.commit}`
+  return `${server}; ${repeats === 1 ? 'one run' : `median of ${repeats} runs, range as whisker or band`}; commit ${commit}`
 }
 
 /** Bars of one figure, one per cell that has it, the best first. */

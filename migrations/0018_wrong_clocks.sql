@@ -7,6 +7,7 @@
 -- Liveness cannot wait for the next beat of somebody who is dead: mend_liveness() counts it from the moment at which a
 -- monitor sees that the clock went back. And while the clock may be ahead, history must not go by its age: clock_doubt().
 -- Not healed, because nobody can tell them from what was meant: retries and pauses that were planned meanwhile.
+-- What is told of the work, and which tables are vacuumed, follow the rule in 0023, schedules in 0022, alerts in 0021.
 
 -- p_at, or null when it lies more than p_ahead after p_now. Pinned by its body, not by settings, so that it is inlined.
 create function leasehold.believed(p_at timestamptz, p_now timestamptz, p_ahead interval default interval '1 minute')
@@ -137,52 +138,6 @@ begin
   delete from leasehold.stage_samples x where x.at < v_now - interval '7 days' or x.at > v_now + interval '1 minute';
   return clock_timestamp() - v_started;
 end
-$$;
-
--- What is wrong with the work right now: stages whose tasks end dead, and stages that are later than they may be.
--- Reads at most the 5000 newest failed attempts of an hour (index attempts_failed_by_time), and the front of each lane
--- of stages with a limit. A stage stops failing when no task of it has ended dead for an hour; what was quarantined has
--- an incident of its own.
-create or replace function leasehold.work_conditions()
-  returns table (kind text, subject text, summary text, details jsonb)
-  language sql stable security definer
-  set search_path = pg_catalog, leasehold, pg_temp
-as $$
-  with failed as (
-    select a.task_id, a.outcome, a.ended_at, a.error from leasehold.attempts a
-    -- The moment once, in a subquery: the clock is volatile, and a filter would walk the whole history of failures.
-    where a.outcome in ('dead', 'retry', 'lost') and a.ended_at > (select leasehold.clock() - interval '1 hour')
-      and a.ended_at <= (select leasehold.clock() + interval '1 minute')
-    order by a.ended_at desc limit 5000
-  ), dead as (
-    select t.stage, count(*) as n, max(f.ended_at) as last_at,
-      (array_agg(jsonb_build_object('task_id', t.id::text, 'title', left(t.title, 200), 'error', left(f.error ->> 'message', 500))
-        order by f.ended_at desc))[1] as last
-    from failed f join leasehold.tasks t on t.id = f.task_id
-    where f.outcome = 'dead' and f.error ->> 'code' is distinct from 'quarantined'
-    group by t.stage
-  ), late as (
-    select b.stage, b.older_than, leasehold.clock() - (
-      select min(greatest(t.submitted_at, t.run_at)) from generate_series(0, 11) as g(lane)
-      cross join lateral (
-        select r.task_id from leasehold.ready r
-        where r.stage = b.stage and r.lane = g.lane::smallint
-          and r.position >= coalesce((select f.floor from leasehold.floors f
-            where f.stage = b.stage and f.lane = g.lane::smallint order by f.floor desc limit 1), 0)
-        order by r.position limit 1) first
-      join leasehold.tasks t on t.id = first.task_id) as age
-    from leasehold.backlog_limits b
-    where not exists (select from leasehold.stages s where s.name = b.stage and s.paused_until > leasehold.clock())
-  )
-  select 'tasks_failing', d.stage, 'tasks of stage ' || d.stage || ' end dead',
-    jsonb_build_object('stage', d.stage, 'dead', d.n, 'last_at', d.last_at, 'last', d.last)
-  from dead d
-  union all
-  select 'backlog_old', l.stage,
-    'the oldest ready task of stage ' || l.stage || ' is older than ' || l.older_than::text,
-    jsonb_build_object('stage', l.stage, 'age_s', round(extract(epoch from l.age)::numeric, 1),
-      'limit_s', round(extract(epoch from l.older_than)::numeric, 1))
-  from late l where l.age > l.older_than
 $$;
 
 -- ------------------------------------------------------------------------------------------------ schedules
@@ -321,21 +276,6 @@ as $$
           where g.ended_at > late.moment and leasehold.believed(g.ended_at, c.now) is not null)
         and exists (select from leasehold.monitors m where m.stopped_at is null and m.started_at < late.moment
           and m.ticked_at > c.now - greatest(interval '1 minute', m.interval_ms * 3 * interval '1 millisecond'))))
-$$;
-
--- Tables that churn and that autovacuum does not keep up with: to be vacuumed, the worst first. Zero rows: none.
-create or replace function leasehold.tables_to_vacuum() returns table (name text, dead bigint)
-  language sql stable security definer
-  set search_path = pg_catalog, leasehold, pg_temp
-as $$
-  select u.relname::text, u.n_dead_tup
-  from pg_catalog.pg_stat_user_tables u
-  where u.schemaname = 'leasehold' and u.n_dead_tup > greatest(20000, u.n_live_tup)
-    and u.relname in ('ready', 'leases', 'scheduled', 'waiting', 'nudges', 'task_keys', 'dependencies', 'concurrency_keys',
-      'sleepers', 'workers', 'revocations', 'run_ledger', 'floors', 'floor_probes', 'stage_samples')
-    and coalesce(greatest(leasehold.believed(u.last_vacuum, clock_timestamp()), leasehold.believed(u.last_autovacuum, clock_timestamp())),
-      '-infinity') < clock_timestamp() - interval '3 minutes'
-  order by u.n_dead_tup desc
 $$;
 
 -- ------------------------------------------------------------------------------------------ dropping history

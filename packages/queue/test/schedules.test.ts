@@ -17,50 +17,20 @@ import {
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
 import { addStage, problems, stateOf } from './scene.ts'
+import { type DueSettings, identity, makeDueSchedule, planOf, scheduler } from './schedule-scene.ts'
 
 let database: TestDatabase
 let stage: string
-const scheduler = {
-  id: '00000000-0000-4000-8000-000000000001',
-  host: 'crane.example',
-  pid: 1,
-  version: '1',
-  pollMs: 1_000,
-}
-
+let keys = 0
 beforeAll(async () => {
   database = await createTestDatabase()
   stage = await addStage(database.pool)
 })
 afterAll(() => database.drop())
 
-let count = 0
-
-/** A schedule whose slot came due a moment ago; its name and that slot. */
-async function dueSchedule(
-  settings: { key?: string; stage?: string } = {},
-): Promise<{ name: string; slot: number }> {
-  const name = `due_${++count}`
-  const { pool } = database
-  await putSchedule(pool, { name, stage, everyMs: 1_000, owner: 'sql', ...settings })
-  const { facts, now } = (await scheduleFacts(pool, name))!
-  const slot = Math.ceil((now + 1) / 1_000) * 1_000
-  expect(
-    await advanceSchedules(pool, [{ ...identity(facts), fire: [], next: slot }], 'command'),
-  ).toHaveLength(1)
-  await database.advance(slot - now + 1)
-  return { name, slot }
-}
-
-function identity(facts: { name: string; revision: number; next_slot: number | null }) {
-  return { name: facts.name, revision: facts.revision, expected: facts.next_slot }
-}
-
-/** The plan that fires the pending slot of a schedule. */
-async function firingPlan(name: string): Promise<SchedulePlan> {
-  const { facts } = (await scheduleFacts(database.pool, name))!
-  return { ...identity(facts), fire: [facts.next_slot!], next: facts.next_slot! + 3_600_000 }
-}
+const dueSchedule = (settings: DueSettings = {}): Promise<{ name: string; slot: number }> =>
+  makeDueSchedule(database, { stage, ...settings })
+const firingPlan = (name: string): Promise<SchedulePlan> => planOf(database.pool, name)
 
 async function tasksOf(name: string): Promise<{ id: string; payload: unknown; meta: { slot: string } }[]> {
   const { rows } = await database.pool.query(
@@ -110,7 +80,7 @@ test('two schedulers with the same plan fire once, at the same time and after on
 })
 
 test('a transaction that fires and dies leaves nothing behind, and the slot fires later', async () => {
-  const { name } = await dueSchedule({ key: `key-${count}` })
+  const { name } = await dueSchedule({ key: `key-${(keys += 1)}` })
   const plan = await firingPlan(name)
   const doomed = await database.client()
   await doomed.query('begin')
@@ -161,7 +131,7 @@ test('a plan for an older timing, for another slot or for the future is refused'
 })
 
 test('while a task with its key is unfinished a slot is skipped, and the key is free afterwards', async () => {
-  const key = `key-of-${count}`
+  const key = `key-of-${(keys += 1)}`
   const { name } = await dueSchedule({ key })
   const { rows } = await database.pool.query<{ id: string }>(
     'insert into leasehold.tasks (stage, key) values ($1, $2) returning id::text',
@@ -287,32 +257,6 @@ test('jitter is the same for the same slot, differs between slots, and stays in 
   expect(Math.max(...jitters) - Math.min(...jitters)).toBeGreaterThan(400_000)
 })
 
-test('the monitor is told of a late schedule, of one that cannot fire, and of nobody who fires', async () => {
-  await database.pool.query('delete from leasehold.schedules')
-  const conditions = async () => {
-    const { rows } = await database.pool.query<{ subject: string; problem: string }>(
-      "select subject, details ->> 'problem' as problem from leasehold.late_schedules() order by subject",
-    )
-    return rows.map(({ subject, problem }) => `${subject}: ${problem}`)
-  }
-  const late = await dueSchedule()
-  const broken = await dueSchedule()
-  const { facts } = (await scheduleFacts(database.pool, broken.name))!
-  const problem = { ...identity(facts), fire: [], next: facts.next_slot, problem: 'it is malformed' }
-  await advanceSchedules(database.pool, [problem], { scheduler: scheduler.id })
-  await schedulerTick(database.pool, scheduler)
-  expect(await conditions()).toEqual([`${broken.name}: cannot_fire`])
-
-  await database.advance(6 * 60_000)
-  expect(await conditions()).toEqual([`${broken.name}: cannot_fire`, 'scheduler: no_scheduler'])
-  await schedulerTick(database.pool, scheduler)
-  expect(await conditions()).toEqual([`${late.name}: late`, `${broken.name}: cannot_fire`])
-  const [health] = await listSchedules(database.pool, { name: late.name })
-  expect(health?.status).toBe('late')
-  await advanceSchedules(database.pool, [await firingPlan(late.name)], { scheduler: scheduler.id })
-  expect(await conditions()).toEqual([`${broken.name}: cannot_fire`])
-})
-
 test('history is trimmed by age, and the latest row of a schedule stays', async () => {
   const { name } = await dueSchedule()
   await advanceSchedules(database.pool, [await firingPlan(name)], { scheduler: scheduler.id })
@@ -351,44 +295,6 @@ test('the command waits for nobody: a schedule that somebody edits is passed ove
   expect(await advanceSchedules(database.pool, [plan], { scheduler: scheduler.id })).toEqual([])
   await editor.query('rollback')
   expect(await advanceSchedules(database.pool, [plan], { scheduler: scheduler.id })).toHaveLength(1)
-})
-
-test('where timers fire, no scheduler is missed: a slot that passes unfired is, and one that nobody has computed after a day', async () => {
-  await database.pool.query('delete from leasehold.schedules')
-  const { pool } = database
-  await pool.query('update leasehold.schedulers set stopped_at = leasehold.clock()')
-  const told = async () => {
-    const { rows } = await pool.query(
-      "select subject, details ->> 'problem' as problem, summary from leasehold.late_schedules() order by subject",
-    )
-    return rows.map(({ subject, problem }) => `${subject}: ${problem}`)
-  }
-  const timed = { stage, everyMs: 86_400_000, owner: 'manifest', firedBy: 'timer' } as const
-  await putSchedule(pool, { name: 'by_timer', ...timed })
-  await database.advance(10 * 60_000)
-  expect(await told()).toEqual([])
-  expect((await listSchedules(pool, { name: 'by_timer' }))[0]).toMatchObject({
-    firedBy: 'timer',
-    status: 'not planned yet',
-  })
-  await database.advance(25 * 3_600_000)
-  expect(await told()).toEqual(['by_timer: unplanned'])
-
-  // Planned, and its slot passes.
-  await pool.query("update leasehold.schedules set every = '2 days' where name = 'by_timer'")
-  const { facts, now } = (await scheduleFacts(pool, 'by_timer'))!
-  await advanceSchedules(pool, [{ ...identity(facts), fire: [], next: now + 60_000 }], 'command')
-  await database.advance(2 * 60_000)
-  expect(await told()).toEqual([])
-  await database.advance(5 * 60_000)
-  expect(await told()).toEqual(['by_timer: late'])
-
-  await putSchedule(pool, { name: 'by_timer', ...timed, firedBy: 'scheduler' })
-  await database.advance(10 * 60_000)
-  expect(await told()).toEqual(['scheduler: no_scheduler'])
-  await expect(pool.query("update leasehold.schedules set fired_by = 'nobody'")).rejects.toThrow(
-    /schedule_fired_by_is_known/,
-  )
 })
 
 test('of a schedule that was removed no history is kept for ever', async () => {

@@ -9,6 +9,7 @@ import { expect, test } from 'vitest'
 import {
   type Random,
   addStage,
+  beat,
   claim,
   claimOne,
   insertTask,
@@ -94,6 +95,8 @@ test('whoever claims how much and when: no window has more starts than tasks + b
           await settle(db, worker, lease, random.pick(['fail', 'release', 'done']))
         await database.advance(random.below(rate.perMs / random.pick([1, 5, 50])))
       }
+      // Of the slowest limits all of them outlive their leases.
+      for (const worker of workers) expect(await beat(db, worker)).toBe('live')
     }
     const most = await mostStarts(stage, rate.perMs)
     expect(most, JSON.stringify(rate)).toBeLessThanOrEqual(rate.tasks + rate.burst)

@@ -156,7 +156,8 @@ test('without graphile-worker deaths are still released and written down, and ma
   expect((await monitor.tick()).opened).toHaveLength(1)
   expect(await alerts(db)).toMatchObject([{ sent: false, tries: 0 }])
 
-  await db.pool.query('drop schema graphile_worker cascade')
+  // Out of the way without a lock on what is in it, which the monitor is about to try again.
+  await db.pool.query('alter schema graphile_worker rename to not_graphile_worker')
   await mail.mail(1)
 })
 

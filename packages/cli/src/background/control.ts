@@ -19,8 +19,6 @@ export type Request = 'list' | 'begun' | 'stop' | 'stop-now'
 
 /** A process as its keeper sees it. */
 export interface KeptMember extends MemberState {
-  /** It works: a worker beats, a monitor or a scheduler has looked, the control service has read; itself or the database says so. */
-  readonly works: boolean
   /** The end of what it wrote, readably. */
   readonly lastLines: readonly string[]
 }

@@ -7,7 +7,7 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { openPool, resolveDatabase } from '@leasehold/postgres'
+import { resolveDatabase } from '@leasehold/postgres'
 import type { Manifest } from '@leasehold/manifest'
 import { onShutdown, readConfig } from '@leasehold/service'
 import { runnerMembers } from '../commands/dev.ts'
@@ -20,15 +20,12 @@ import { processKinds } from '../process-managers/processes.ts'
 import { monitorEntry } from '../processes/entries.ts'
 import { Fleet, type Member } from '../processes/fleet.ts'
 import { readableLine } from '../processes/log-lines.ts'
-import { pidsAtWork } from './at-work.ts'
 import { becomeKeeper, KeeperRunsError, type KeeperState, type KeptMember } from './control.ts'
 import { openRotatingLog } from './rotating-log.ts'
 
 /** A process that has neither shown that it works nor ended by then is taken to be slow. */
 const begunWithinMs = 60_000
 const lookEveryMs = 250
-/** Where the database does not let us see who works. */
-const worksAfterMs = 5_000
 const lastLinesKept = 6
 
 /** Keeps everything running until it is told to stop. `config`: the manifest, null: the lead pipeline. */
@@ -62,7 +59,6 @@ class Keeper {
   private readonly folder: string
   private readonly log: (line: string) => void
   private readonly fleets: Fleet[] = []
-  private readonly atWork = new Set<number>()
   private readonly lastLines = new Map<string, string[]>()
   private readonly stopAsked: Promise<void>
   private phase: KeeperState['phase'] = 'starting'
@@ -87,7 +83,6 @@ class Keeper {
       .flatMap((fleet) => fleet.members)
       .map((member) => ({
         ...member,
-        works: member.pid !== null && (member.ready || this.atWork.has(member.pid)),
         lastLines: this.lastLines.get(member.name) ?? [],
       }))
     return { pid: process.pid, phase: this.phase, database: this.database, members }
@@ -115,7 +110,7 @@ class Keeper {
       await migrateAll(database.url)
       this.database = withoutPasswords(database.url)
       if (this.stops > 0) return exitCodes.ok
-      const beginning = this.watchBegin(database.url)
+      const beginning = this.watchBegin()
       const misconfigured = await this.runFleets(members, { ...environment, DATABASE_URL: database.url })
       await beginning
       return misconfigured ? exitCodes.usage : exitCodes.ok
@@ -163,34 +158,17 @@ class Keeper {
     }
   }
 
-  /** Looks until every process works or has ended. */
-  private async watchBegin(url: string): Promise<void> {
-    const pool = openPool({ connectionString: url, applicationName: 'leasehold background', max: 1 })
+  /** Waits until every process works or has ended. */
+  private async watchBegin(): Promise<void> {
     const end = performance.now() + begunWithinMs
-    try {
-      do {
-        await delay(lookEveryMs)
-        for (const pid of await pidsAtWork(pool).catch((error) => this.pidsWithout(error)))
-          this.atWork.add(pid)
-      } while (performance.now() < end && !this.state.members.every(hasBegunOrEnded))
-    } finally {
-      this.haveBegun()
-      await pool.end().catch(() => {})
-    }
-  }
-
-  /** A login that may not look is no fault of the processes: who lives for a while is taken to work. */
-  private pidsWithout(error: unknown): number[] {
-    if ((error as { code?: string }).code !== '42501') return []
-    const since = Date.now() - worksAfterMs
-    return this.state.members.flatMap(({ pid, startedAt }) =>
-      pid !== null && startedAt !== null && startedAt.getTime() < since ? [pid] : [],
-    )
+    do await delay(lookEveryMs)
+    while (performance.now() < end && !this.state.members.every(hasBegunOrEnded))
+    this.haveBegun()
   }
 }
 
 function hasBegunOrEnded(member: KeptMember): boolean {
-  return member.works || member.failures > 0 || (member.restarts >= 0 && member.pid === null)
+  return member.ready || member.failures > 0 || (member.restarts >= 0 && member.pid === null)
 }
 
 function isWorker(member: Member): boolean {
@@ -207,7 +185,7 @@ function membersOf(manifest: Manifest | null): Members {
   if (manifest === null) {
     return {
       workers: runnerMembers({ restart: true }),
-      others: [{ name: 'monitor', entry: monitorEntry, args: [] }],
+      others: [{ name: 'heartbeat-monitor', entry: monitorEntry, args: [] }],
     }
   }
   const members = processKinds(manifest).flatMap((kind) =>

@@ -95,7 +95,7 @@ function keeperLog(folder: string): string {
 export function refuseDead(folder: string, state: KeeperState): void {
   const ended = state.members.filter(({ failures }) => failures > 0)
   if (ended.length > 0) throw notStarted(folder, state, ended)
-  const slow = state.members.filter(({ works }) => !works)
+  const slow = state.members.filter(({ ready }) => !ready)
   if (slow.length > 0) throw notAtWork(folder, state, slow)
 }
 

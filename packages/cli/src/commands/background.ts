@@ -18,6 +18,7 @@ import { exitCodes } from '../exit-codes.ts'
 import { usageError } from '../failure.ts'
 import { openManifest } from '../manifest/read.ts'
 import { processKinds } from '../process-managers/processes.ts'
+import { daemons } from '../processes/daemons.ts'
 import type { MemberState } from '../processes/fleet.ts'
 import { table } from '../terminal/table.ts'
 import { duration, relative } from '../terminal/time.ts'
@@ -148,8 +149,8 @@ function joined(members: readonly MemberState[], workers: readonly WorkerHealth[
 
 function processRemark(process: MemberState, worker: WorkerHealth | null, asked: boolean): string | null {
   if (process.pid === null) return `down: ${process.lastEnd ?? 'not started yet'}`
-  const works = !/^(monitor|scheduler|heartbeat-monitor|control)(@|$)/.test(process.name)
-  return worker === null && works && asked ? 'process without worker' : null
+  const isDaemon = daemons.some(({ name }) => name === process.name.split('@', 1)[0])
+  return worker === null && !isDaemon && asked ? 'process without worker' : null
 }
 
 function statusText(context: Context, state: KeeperState | null, rows: readonly Row[]): string {

@@ -60,7 +60,7 @@ export function addDaemonCommands(program: Command, context: Context): void {
       '--port <n>',
       'a port, 0 for any free one (default: LEASEHOLD_CONTROL_PORT, 7077)',
       wholeNumber(0, 65_535),
-    ) // prettier-ignore
+    )
     .action(async (options: ControlOptions) => {
       const environment = { ...context.environment, ...controlSettings(options) }
       context.exitCode = toExitCode(await become(controlEntry, [], environment))

@@ -33,7 +33,7 @@ export interface MemberState {
   /** Null between two lives, and when it has ended for good. */
   readonly pid: number | null
   readonly startedAt: Date | null
-  /** It has said that it does its work. */
+  /** It has said that it works: a worker beats, a monitor or a scheduler has looked, the control service has read. */
   readonly ready: boolean
   readonly restarts: number
   /** How its last life ended; null: it has had one only. */

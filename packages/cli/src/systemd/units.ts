@@ -68,6 +68,9 @@ const advice = [
   '# Yours go into a file of another name beside this one; this one is written anew by the next install.',
 ]
 
+/** The beginning of a unit's name, where one is named. */
+const unitNames = new RegExp(`\\bleasehold(?=[-.](${[...daemons.map(({ name }) => name), 'runner', 'fire', 'target'].join('|')})\\b)`, 'g') // prettier-ignore
+
 /** A shipped unit under the names of this installation. */
 function unitFile(installation: Installation, name: string): PlannedFile {
   const { prefix } = installation
@@ -76,10 +79,7 @@ function unitFile(installation: Installation, name: string): PlannedFile {
     prefix === 'leasehold'
       ? shipped
       : shipped
-          .replaceAll(
-            /\bleasehold(?=[-.](runner|heartbeat-monitor|scheduler|control|fire|target)\b)/g,
-            prefix,
-          )
+          .replaceAll(unitNames, prefix)
           .replaceAll('/etc/leasehold/leasehold.env', `/etc/${prefix}/${prefix}.env`)
           .replaceAll('/etc/leasehold/', `/etc/${prefix}/`)
           .replaceAll(/((State|Cache)Directory=|%C\/)leasehold\b/g, `$1${prefix}`)

@@ -9,10 +9,10 @@ import { Pool } from 'pg'
 import type { BenchTask, System, WorkOptions } from '../system.ts'
 
 export const batch = 5000
-export const claimStatement = '%delete from bench_ready%'
+export const claimStatement = '%delete from public.bench_ready%'
 
-const move = `with taken as (delete from bench_ready where id > $1 and id <= $2 returning id, payload),
-  kept as (insert into bench_done (id, payload) select id, payload from taken)
+const move = `with taken as (delete from public.bench_ready where id > $1 and id <= $2 returning id, payload),
+  kept as (insert into public.bench_done (id, payload) select id, payload from taken)
   select payload from taken`
 
 /** Opens it on a database. */
@@ -21,14 +21,14 @@ export async function open(url: string): Promise<System> {
   return {
     async install() {
       await pool.query(
-        `create table bench_ready (id bigint generated always as identity primary key, payload jsonb not null)`,
+        `create table public.bench_ready (id bigint generated always as identity primary key, payload jsonb not null)`,
       )
-      await pool.query(`create table bench_done (id bigint primary key, payload jsonb not null)`)
+      await pool.query(`create table public.bench_done (id bigint primary key, payload jsonb not null)`)
     },
     async submit(tasks) {
       await pool.query({
         name: 'submit',
-        text: 'insert into bench_ready (payload) select value from json_array_elements($1::json)',
+        text: 'insert into public.bench_ready (payload) select value from json_array_elements($1::json)',
         values: [JSON.stringify(tasks.map(({ payload }) => payload))],
       })
     },
@@ -44,10 +44,12 @@ export async function open(url: string): Promise<System> {
       }
     },
     async unfinished() {
-      return (await pool.query('select from bench_ready limit 1')).rowCount! > 0
+      return (await pool.query('select from public.bench_ready limit 1')).rowCount! > 0
     },
     async ended() {
-      return Number((await pool.query<{ n: string }>('select count(*) as n from bench_done')).rows[0]!.n)
+      return Number(
+        (await pool.query<{ n: string }>('select count(*) as n from public.bench_done')).rows[0]!.n,
+      )
     },
     close: () => pool.end(),
   }
@@ -70,7 +72,9 @@ async function loop(
     })
     if (rows.length === 0) {
       // Past the end, or a gap of the sequence that has not been filled yet: ids are never used twice.
-      const { rows: last } = await pool.query<{ id: string | null }>('select min(id) as id from bench_ready')
+      const { rows: last } = await pool.query<{ id: string | null }>(
+        'select min(id) as id from public.bench_ready',
+      )
       position.next = Math.min(position.next, Number(last[0]!.id ?? from + 1) - 1)
       await sleep(5)
       continue

@@ -18,9 +18,9 @@ const disturbances: Record<string, readonly string[]> = {
   'nothing held': [],
   'old snapshot held': ['begin isolation level repeatable read', 'select count(*) from pg_class'],
   'idle writer held': [
-    'create table if not exists bench_elsewhere (id integer)',
+    'create table if not exists public.bench_elsewhere (id integer)',
     'begin',
-    'insert into bench_elsewhere values (1)',
+    'insert into public.bench_elsewhere values (1)',
   ],
 }
 

@@ -88,13 +88,31 @@ export async function takeFingerprint(
 }
 
 /**
- * Names what differs, sorted. An index or view that somebody added counts for nothing, because it cannot change what
- * the schema's own objects do; everything else that was added, altered or dropped does.
+ * Names what differs: tables first, then the rest, sorted. Of a table that was added or dropped nothing else is named. An
+ * index or view that somebody added counts for nothing, because it cannot change what the schema's own objects do;
+ * everything else that was added, altered or dropped does.
  */
 export function differences(stored: Fingerprint, live: Fingerprint): string[] {
   const titles = new Set([...Object.keys(stored), ...Object.keys(live)])
-  return [...titles]
+  const differing = [...titles]
     .filter((title) => stored[title] !== live[title])
     .filter((title) => stored[title] !== undefined || !/^(index|view) /.test(title))
     .sort()
+  const tables = differing.filter((title) => title.startsWith('table '))
+  const whole = tables
+    .filter((title) => stored[title] === undefined || live[title] === undefined)
+    .map((title) => title.slice('table '.length))
+  const rest = differing.filter(
+    (title) => !tables.includes(title) && !whole.some((table) => belongsTo(title, table)),
+  )
+  return [...tables, ...rest]
+}
+
+/** By its name: what PostgreSQL names by itself (indexes, sequences) begins with the table's. */
+function belongsTo(title: string, table: string): boolean {
+  return (
+    title.startsWith(`column ${table}.`) ||
+    title.endsWith(` on ${table}`) ||
+    (/^(unique )?(index|sequence) /.test(title) && title.includes(` ${table}_`))
+  )
 }

@@ -155,6 +155,15 @@ test('it is durable unless it was asked to be ephemeral, and speaks UTF-8', asyn
   })
 })
 
+test('a table of the user’s own does not land in the schema that is named like the login', async () => {
+  const { url } = await start()
+  await ask(url, 'create schema leasehold')
+  await ask(url, 'create table mine ()')
+  expect(await ask(url, 'select schemaname from pg_tables where tablename = $$mine$$')).toEqual([
+    { schemaname: 'public' },
+  ])
+})
+
 test("another major version's data is refused with what to do", async () => {
   await copyCluster(dataDir, 'empty')
   await (await start()).stop()

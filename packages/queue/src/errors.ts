@@ -34,6 +34,11 @@ export interface SchemaVersionFacts {
   readonly differing: readonly string[]
 }
 
+/** A login that is named as the schema finds it first in its default search_path. */
+const tablesOfTheLogin =
+  'A table of yours that landed there, because your login is named leasehold: `alter table leasehold.NAME set schema public`, ' +
+  'and `alter role leasehold set search_path = public` keeps the next one out.'
+
 const schemaAdvice: Record<SchemaProblem, (f: SchemaVersionFacts) => string> = {
   unmigrated: () => 'The database has no Leasehold schema. Run `npx leasehold migrate` once.',
   behind: (f) =>
@@ -46,7 +51,8 @@ const schemaAdvice: Record<SchemaProblem, (f: SchemaVersionFacts) => string> = {
     'restore the file as it was applied and put the change into a new one.',
   tampered: (f) =>
     `Schema leasehold was changed by hand; it differs at ${f.differing.join(', ')}. ` +
-    'Put those objects back as the migrations made them (migrations/schema.sql shows how), then start again.',
+    'Put those objects back as the migrations made them (migrations/schema.sql shows how), then start again.' +
+    (f.differing.some((title) => title.startsWith('table ')) ? ` ${tablesOfTheLogin}` : ''),
 }
 
 /** The database's schema is not the one this program was written for; nothing may run until it is. */

@@ -60,6 +60,7 @@ max_wal_size = 4GB
 wal_compression = off            # pglz, the only one these builds have, costs more time than the volume it saves
 autovacuum_naptime = 5s          # queue tables turn over quickly
 jit = off                        # statements here are short; compiling them never pays
+search_path = public             # or else the login's own tables would land in the schema of the same name
 timezone = 'UTC'
 log_timezone = 'UTC'
 log_min_messages = warning

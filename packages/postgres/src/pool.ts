@@ -141,7 +141,12 @@ class FailoverPool extends Pool {
     super.connect((error, client) => {
       if (client === undefined) return callback(error, undefined, () => {})
       const guarded = this.guard(client)
-      callback(error, guarded, (e) => guarded.release(e))
+      let released = false
+      callback(error, guarded, (e) => {
+        // graphile-worker gives a listening connection that broke back twice, and nobody hears the second one's error.
+        if (!released) guarded.release(e)
+        released = true
+      })
     })
   }
 

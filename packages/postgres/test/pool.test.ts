@@ -92,6 +92,16 @@ test('an old connection that fails again does not discard those opened since', a
   expect(await backend(pool)).toBe(fresh)
 })
 
+test('a connection that was asked for by callback may be given back twice, as graphile-worker does with a broken one', async () => {
+  const done = await new Promise<(broken?: boolean) => void>((resolve, reject) => {
+    pool.connect((error, _client, release) => (error ? reject(error) : resolve(release)))
+  })
+  done(true)
+  expect(() => done()).not.toThrow()
+  expect(pool.totalCount).toBe(0)
+  expect(await backend(pool)).toBeGreaterThan(0)
+})
+
 test('an error of a statement keeps the connections', async () => {
   const before = await backend(pool)
   await expect(pool.query('select 1 / 0')).rejects.toMatchObject({ code: '22012' })

@@ -6,10 +6,10 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { chown, mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { connect, createServer } from 'node:net'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { listenOnLoopback } from './loopback.ts'
+import { keepablePort } from './loopback.ts'
 
 /** A running pooler. */
 export interface Pgbouncer {
@@ -25,7 +25,7 @@ const nobody = 65_534
 export async function startPgbouncer(databaseUrl: string): Promise<Pgbouncer> {
   const folder = await mkdtemp(join(tmpdir(), 'leasehold-pgbouncer-'))
   const target = new URL(databaseUrl)
-  const port = await freePort()
+  const port = await keepablePort()
   const file = join(folder, 'pgbouncer.ini')
   const { hostname, username, password } = target
   await writeFile(
@@ -86,11 +86,4 @@ function reachable(port: number): Promise<boolean> {
     }
     socket.once('connect', () => answer(true)).once('error', () => answer(false))
   })
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  const port = await listenOnLoopback(server)
-  await new Promise((closed) => server.close(closed))
-  return port
 }

@@ -5,6 +5,7 @@ import { EventEmitter, once } from 'node:events'
 import type { Socket } from 'node:net'
 import PostalMime, { type Email } from 'postal-mime'
 import { SMTPServer } from 'smtp-server'
+import { keepablePort } from '../../../test/harness/loopback.ts'
 
 /** How the server treats mail: takes it, refuses every recipient, never answers, or takes it and hangs up without a word. */
 export type Manner = 'accepts' | 'refuses' | 'hangs' | 'swallows'
@@ -62,11 +63,9 @@ export class MailServer {
       this.sockets.add(socket)
       socket.once('close', () => this.sockets.delete(socket))
     })
+    if (this.port === 0) this.port = await keepablePort()
     server.listen(this.port, '127.0.0.1')
     await once(server.server, 'listening')
-    const address = server.server.address()
-    if (address === null || typeof address === 'string') throw new Error('the mail server has no port')
-    this.port = address.port
     this.server = server
     return this
   }

@@ -3,7 +3,7 @@
  */
 import { once } from 'node:events'
 import { type Server, type Socket, connect, createServer } from 'node:net'
-import { listenOnLoopback } from '../../../test/harness/loopback.ts'
+import { keepablePort } from '../../../test/harness/loopback.ts'
 
 /** A TCP proxy on loopback in front of one server. */
 export class Proxy {
@@ -52,12 +52,9 @@ export class Proxy {
         one.pipe(other)
       }
     })
-    if (this.port === 0) {
-      this.port = await listenOnLoopback(server)
-    } else {
-      server.listen(this.port, '127.0.0.1')
-      await once(server, 'listening')
-    }
+    if (this.port === 0) this.port = await keepablePort()
+    server.listen(this.port, '127.0.0.1')
+    await once(server, 'listening')
     this.server = server
   }
 }

@@ -3,6 +3,8 @@
  */
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
+import type { IncidentOf } from '../src/index.ts'
+import { duration } from '../src/plain-text.ts'
 import { MailServer } from './mail-server.ts'
 import { alerts, beat, claim, stage, stateOf, submit, ttlMs, watch, work } from './watching.ts'
 
@@ -40,7 +42,10 @@ test('a dead worker is released, becomes an incident, and a mail tells who it wa
   expect(text).toContain('DEAD  company_research@2')
   expect(text).toContain('stage        company_research')
   expect(text).toContain('process      host crane.example, pid 4711')
-  expect(text).toMatch(/last seen {4}1 min 30 s ago, at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC/)
+  const { silent_s: silentS } = (found.opened[0] as IncidentOf<'worker_dead'>).details
+  expect(silentS).toBeGreaterThanOrEqual(ttlMs / 1_000)
+  const said = `last seen    ${duration(silentS)} ago, at `
+  expect(text?.split(said)[1]).toMatch(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC/)
   expect(text).toContain(`held         task ${task} "Research Harbour Hotels" (company_research)`)
   expect(text).toContain('leases       released: 1 task can be claimed again')
   expect(text).toContain('now          NO live worker is left for company_research')

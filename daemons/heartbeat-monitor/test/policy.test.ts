@@ -67,11 +67,11 @@ test('what happens within a minute of a message is told together', async () => {
   await open('task_quarantined', 't0')
   expect(await tell()).toHaveLength(1)
   for (let n = 1; n <= 5; n++) {
-    await db.advance(10_000)
+    await db.advance(5_000)
     await open('task_quarantined', `t${n}`)
     expect(await tell()).toEqual([])
   }
-  await db.advance(10_000)
+  await db.advance(35_000)
   expect(await tell()).toMatchObject([{ subjects: ['t1', 't2', 't3', 't4', 't5'] }])
 })
 

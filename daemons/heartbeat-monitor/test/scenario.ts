@@ -21,7 +21,7 @@ export async function liveAndDie(url: string, admin: string): Promise<void> {
     await migrate(url)
     await judge.query(held)
     // A short life, so that its death is noticed soon; the others are not to die on a slow machine.
-    const first = runner(url, 'held@1', { LEASEHOLD_LEASE_TTL_MS: '2000' })
+    const first = runner(url, 'held@1', { LEASEHOLD_LEASE_TTL_MS: '5000' })
     await first.waitForLine(/"event":"slot.taken"/)
     const id = await submit(pool, 'held', { ms: 1 }, { key: 'only-one', runId: 'scenario' })
     await first.waitForLine(new RegExp(`^entered held ${id} 1$`))
@@ -41,12 +41,12 @@ export async function liveAndDie(url: string, admin: string): Promise<void> {
     const second = runner(url, 'held@2')
     await second.waitForLine(new RegExp(`^entered held ${id} 1$`)) // a death does not count against its attempts
     second.kill('SIGUSR2')
-    await waitForResult(pool, id, { timeoutMs: 30_000 })
+    await waitForResult(pool, id, { timeoutMs: 60_000 })
     const task = await getTask(pool, id)
     expect(task).toMatchObject({ state: 'done', runId: 'scenario' })
     expect(Math.abs(Date.now() - task!.endedAt!.getTime())).toBeLessThan(3_600_000)
     const more = await submitMany(pool, 'held', [{ payload: {} }, { payload: {} }])
-    for (const one of more) await waitForResult(pool, one, { timeoutMs: 30_000 })
+    for (const one of more) await waitForResult(pool, one, { timeoutMs: 60_000 })
 
     const status = daemon('cli', ['status', '--json'], url)
     expect(await status.exit).toEqual({ code: 0, signal: null })

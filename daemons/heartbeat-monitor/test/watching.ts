@@ -5,6 +5,7 @@
  */
 import { once } from 'node:events'
 import { EventEmitter } from 'node:events'
+import { runMigrations } from 'graphile-worker'
 import { onTestFinished } from 'vitest'
 import type { TestDatabase } from '../../../test/harness/database.ts'
 import { type Look, type Monitor, type MonitorOptions, startMonitor } from '../src/index.ts'
@@ -94,6 +95,19 @@ function apartFromItself(found: Look, mail: MailServer | null): Look {
     opened: found.opened.filter((incident) => !isAside(incident)),
     resolved: found.resolved.filter((incident) => !isAside(incident)),
   }
+}
+
+/**
+ * From now on the crontab makes no jobs, which it would do at each turn of a minute by the real clock: for tests in which
+ * jobs are counted, or cannot be made. To be called before a monitor runs.
+ */
+export async function keepCrontabStill(db: TestDatabase): Promise<void> {
+  await runMigrations({ connectionString: db.url })
+  // A job is made by whoever notes the turn first; here nobody can note one.
+  await db.pool.query(`create function public.keep_still() returns trigger language plpgsql as
+      $$ begin return null; end $$;
+    create trigger keep_still before update on graphile_worker._private_known_crontabs
+      for each row execute function public.keep_still()`)
 }
 
 /** Makes stages with the settings given, or their defaults. */

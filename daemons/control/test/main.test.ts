@@ -30,12 +30,13 @@ async function addressOf(child: TestProcess): Promise<string> {
 const statusOf = async (address: string, path: string): Promise<number> =>
   (await fetch(`http://${address}${path}`)).status
 
-/** A database that takes no connections and has none, as one that is being restored. */
+/** With `allowed` false a database that takes no connections and has none, as one that is being restored. */
 async function letIn(allowed: boolean): Promise<void> {
   const admin = new Client({ connectionString: inject('testServer').adminUrl })
   await admin.connect()
   await admin.query(`alter database ${db.name} with allow_connections ${allowed}`)
-  await admin.query('select pg_terminate_backend(pid) from pg_stat_activity where datname = $1', [db.name])
+  if (!allowed)
+    await admin.query('select pg_terminate_backend(pid) from pg_stat_activity where datname = $1', [db.name])
   await admin.end()
 }
 
@@ -52,8 +53,8 @@ test('it answers before its database does, says that it is away whenever it is, 
     expect([response.status, await response.json()]).toEqual([503, { ready: false, reason: { code: expect.any(String), message: expect.any(String) } }]) // prettier-ignore
   }
   const back = async (): Promise<void> => {
-    await expect.poll(async () => (await scrape(address)).of('leasehold_up'), { timeout: 30_000 }).toBe(1)
-    await expect.poll(() => statusOf(address, '/readyz'), { timeout: 30_000 }).toBe(200)
+    await expect.poll(async () => (await scrape(address)).of('leasehold_up')).toBe(1)
+    await expect.poll(() => statusOf(address, '/readyz')).toBe(200)
     expect((await scrape(address)).of('leasehold_stage_ready_tasks', 'stage="work"')).toBe(0)
   }
   await away()
@@ -64,8 +65,8 @@ test('it answers before its database does, says that it is away whenever it is, 
   await child.waitForLine(/"event":"control.started"/)
   await back()
   await letIn(false)
-  await expect.poll(async () => (await scrape(address)).of('leasehold_up'), { timeout: 30_000 }).toBe(0)
-  await expect.poll(() => statusOf(address, '/readyz'), { timeout: 30_000 }).toBe(503)
+  await expect.poll(async () => (await scrape(address)).of('leasehold_up')).toBe(0)
+  await expect.poll(() => statusOf(address, '/readyz')).toBe(503)
   await away()
   await letIn(true)
   await back()
@@ -93,7 +94,7 @@ test('told to end it finishes the scrape that is under way', async () => {
         underWay = scrape(address)
         return 0
       },
-      { timeout: 30_000, interval: 200 },
+      { interval: 200 },
     )
     .toBe(1)
   child.kill('SIGTERM')

@@ -63,9 +63,7 @@ test('depths, workers, pauses, schedules and incidents are those of the database
 
   await db.advance(120_000)
   await db.pool.query("select leasehold.monitor_beat(gen_random_uuid(), 'host.example', 1, 'test', 60000)")
-  await expect
-    .poll(async () => (await scrape(address)).of('leasehold_workers', 'status="dead"'), { timeout: 20_000 })
-    .toBe(1)
+  await expect.poll(async () => (await scrape(address)).of('leasehold_workers', 'status="dead"')).toBe(1)
   const later = await scrape(address)
   expect(later.of('leasehold_stage_live_workers', work)).toBe(0)
   expect(later.of('leasehold_monitor_silence_seconds')).toBeLessThan(60)

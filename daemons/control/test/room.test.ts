@@ -28,7 +28,7 @@ const ask = (path: string, init: RequestInit = {}, { room } = open): Promise<Res
 
 /** An answer serves for a second, so a change is seen a moment later. */
 const untilStatus = (path: string, status: number): Promise<unknown> =>
-  expect.poll(async () => (await ask(path)).status, { timeout: 20_000 }).toBe(status)
+  expect.poll(async () => (await ask(path)).status).toBe(status)
 
 async function errorOf(response: Response): Promise<[number, unknown]> {
   const body = (await response.json()) as { error: { code: string; message: string; hint: string } }
@@ -110,7 +110,7 @@ test('/health names what is wrong: incidents and bad checks; all well is 200', a
   const incident = { what: 'incident', name: 'worker_dead', message: 'work@1 died, it is made up', since: expect.stringMatching(/^\d{4}-.*Z$/) } // prettier-ignore
   const check = { what: 'check', name: 'monitor', message: 'never looked', hint: expect.stringContaining('leasehold monitor') } // prettier-ignore
   const wrong = [503, { ok: false, wrong: [incident, check], warnings: [] }]
-  await expect.poll(said, { timeout: 20_000 }).toEqual(wrong)
+  await expect.poll(said).toEqual(wrong)
   await db.pool.query('update leasehold.incidents set resolved_at = leasehold.clock()')
   await db.pool.query("select leasehold.monitor_beat(gen_random_uuid(), 'host.example', 1, 'test', 60000)")
   await untilStatus('/health', 200)

@@ -52,15 +52,19 @@ describe('one of its workers', () => {
     return rows[0]!.id
   }
 
-  const until = (id: string, state: string, timeout = 30_000): Promise<void> =>
-    expect.poll(async () => (await getTask(db.pool, id))?.state, { timeout, interval: 50 }).toBe(state)
+  const until = (id: string, state: string): Promise<void> =>
+    expect.poll(async () => (await getTask(db.pool, id))?.state, { interval: 50 }).toBe(state)
 
   const statusOf = async (id: string): Promise<TaskStatus> => (await getTask(db.pool, id))!
 
+  /** A task whose program works for minutes when it is let. */
+  const submitLong = (more: { timeoutMs?: number } = {}): Promise<string> =>
+    submit({ items: ['a', ...Array.from({ length: 5000 }, String)], pauseMs: 50 }, more)
+
   /** A task whose program is at work. */
-  async function atWork(more: { timeoutMs?: number } = {}): Promise<string> {
-    const id = await submit({ items: ['a', ...Array.from({ length: 1000 }, String)], pauseMs: 50 }, more)
-    await expect.poll(() => taskLogs(db.pool, id), { timeout: 30_000, interval: 50 }).not.toEqual([])
+  async function atWork(): Promise<string> {
+    const id = await submitLong()
+    await expect.poll(() => taskLogs(db.pool, id), { interval: 50 }).not.toEqual([])
     expect(programsOf(id).length).toBeGreaterThan(0)
     return id
   }
@@ -104,15 +108,16 @@ describe('one of its workers', () => {
   test('ends the program of a task that is cancelled', async () => {
     const id = await atWork()
     await cancelTask(db.pool, id)
-    await expect.poll(() => programsOf(id), { timeout: 30_000, interval: 50 }).toEqual([])
+    await expect.poll(() => programsOf(id), { interval: 50 }).toEqual([])
     expect((await statusOf(id)).state).toBe('cancelled')
   })
 
   test('ends the program of a task that takes too long', async () => {
-    const id = await atWork({ timeoutMs: 3000 })
-    await expect.poll(async () => (await statusOf(id)).lastError?.code, { timeout: 30_000 }).toBe('timeout')
+    const id = await submitLong({ timeoutMs: 3000 })
+    await expect.poll(() => programsOf(id).length, { interval: 20 }).toBeGreaterThan(0)
+    await expect.poll(async () => (await statusOf(id)).lastError?.code).toBe('timeout')
     await cancelTask(db.pool, id) // or it would be tried again
-    await expect.poll(() => programsOf(id), { timeout: 30_000, interval: 50 }).toEqual([])
+    await expect.poll(() => programsOf(id), { interval: 50 }).toEqual([])
   })
 
   test('leaves no program behind when it is killed, and its successor does the task', async () => {
@@ -121,18 +126,19 @@ describe('one of its workers', () => {
     runner.kill('SIGKILL')
     await runner.exit
     await expect
-      .poll(() => before.filter((pid) => programsOf(id).includes(pid)), { timeout: 30_000, interval: 50 })
+      .poll(() => before.filter((pid) => programsOf(id).includes(pid)), { interval: 50 })
       .toEqual([])
     await db.pool.query(`update leasehold.stages set max_attempts = 1 where name = 'lead-verify'`)
     runner = await startRunner('lead-verify@1')
-    await expect.poll(() => programsOf(id).length, { timeout: 30_000, interval: 50 }).toBeGreaterThan(0)
+    await expect.poll(() => programsOf(id).length, { interval: 50 }).toBeGreaterThan(0)
     expect(await statusOf(id)).toMatchObject({ state: 'running', crashes: 1, attempt: 1 })
     await cancelTask(db.pool, id)
   })
 
   test('waits for its program when it is told to end', async () => {
-    const id = await submit({ items: ['a', 'b', 'c', 'd'], pauseMs: 300 })
-    await expect.poll(() => programsOf(id).length, { timeout: 30_000, interval: 50 }).toBeGreaterThan(0)
+    // Long enough to be seen at work, also by who looks seldom.
+    const id = await submit({ items: ['a', 'b', 'c', 'd'], pauseMs: 1_500 })
+    await expect.poll(() => programsOf(id).length, { interval: 50 }).toBeGreaterThan(0)
     runner.kill('SIGTERM')
     expect(await runner.exit).toEqual({ code: 0, signal: null })
     expect(await statusOf(id)).toMatchObject({ state: 'done', result: { output: { written: 4 } } })

@@ -82,9 +82,7 @@ test('a rate limit puts the task aside without counting an attempt', async () =>
   models.script = [failing(429, 'rate_limit_error', { 'retry-after': '3600' })]
   const { runId, taskId } = await startRun(database.pool, { target: 1 })
   await work()
-  await expect
-    .poll(async () => (await getTask(database.pool, taskId))?.state, { timeout: 20_000 })
-    .toBe('scheduled')
+  await expect.poll(async () => (await getTask(database.pool, taskId))?.state).toBe('scheduled')
   models.script = answerEverything([[found('Acme', 'https://acme.example')]])
   await database.advance(3_600_000)
   await expect(endOf(database, runId)).resolves.toMatchObject({ leads: 1 })
@@ -97,7 +95,7 @@ test('a model that stays away fails no run: the last attempt goes without it and
   await work()
   for (const attempt of [1, 2]) {
     await expect
-      .poll(async () => ({ ...(await getTask(database.pool, taskId)) }), { timeout: 30_000 })
+      .poll(async () => ({ ...(await getTask(database.pool, taskId)) }))
       .toMatchObject({ state: 'scheduled', attempt })
     await database.advance(60_000)
   }

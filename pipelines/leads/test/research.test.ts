@@ -37,7 +37,7 @@ beforeEach(async () => {
     '/about-us': '<p>Since 1990.</p>',
   })
   models = await startModelServer()
-  dns = openDns({ servers: [names.address], timeoutMs: 100 })
+  dns = openDns({ servers: [names.address], timeoutMs: 10_000 })
   web = openWeb({ allowPrivate: true, dns })
 })
 afterEach(async () => {

@@ -21,7 +21,8 @@ beforeAll(async () => {
 })
 afterAll(() => server.close())
 
-const open = (): Dns => openDns({ servers: [server.address], timeoutMs: 100 })
+/** Patient, for a busy machine; who asks for what is never answered takes one that is not. */
+const open = (timeoutMs = 10_000): Dns => openDns({ servers: [server.address], timeoutMs })
 
 describe('an address', () => {
   test.each([
@@ -38,7 +39,8 @@ describe('an address', () => {
     ['jo', 'invalid', /no @/],
     [`${'x'.repeat(65)}@mail.test`, 'invalid', /too long/],
   ])('%s is %s', async (address, status, reason) => {
-    await expect(createVerify(open())(address, never)).resolves.toMatchObject({ status, reason })
+    const dns = open(address.endsWith('@silent.test') ? 100 : undefined)
+    await expect(createVerify(dns)(address, never)).resolves.toMatchObject({ status, reason })
   })
 
   test('common forms pass the syntax, hostile ones do not', () => {
@@ -71,7 +73,7 @@ describe('the memory', () => {
 
   test('keeps "unknown" only briefly', async () => {
     const clock = { ms: 0 }
-    const verify = createVerify(open(), () => clock.ms)
+    const verify = createVerify(open(1_000), () => clock.ms)
     await expect(verify('jo@silent.test', never)).resolves.toMatchObject({ status: 'unknown' })
     server.zone['silent.test'] = { a: ['127.0.0.1'] }
     await expect(verify('jo@silent.test', never)).resolves.toMatchObject({ status: 'unknown' })
@@ -81,7 +83,7 @@ describe('the memory', () => {
   })
 
   test('one caller’s abort is not another’s', async () => {
-    const verify = createVerify(openDns({ servers: [server.address], timeoutMs: 300 }))
+    const verify = createVerify(open(300))
     const abort = new AbortController()
     const first = verify('a@silent.test', abort.signal)
     const second = verify('b@silent.test', never)

@@ -40,7 +40,8 @@ export async function startWorker(database: TestDatabase, options: LeadToolOptio
     stages: leadStages(tools),
     slot: 'leads',
     log: quiet,
-    leaseTtlMs: 3_000,
+    // Longer than any test moves the clock: nobody is to die here.
+    leaseTtlMs: 4 * 3_600_000,
     beatIntervalMs: 500,
     maxPollMs: 50,
   })
@@ -59,7 +60,7 @@ export async function endOf(database: TestDatabase, runId: string): Promise<RunS
     const stages = await runProgress(database.pool, runId)
     return stages.length === 0 ? null : stages.reduce((sum, stage) => sum + stage.open, 0)
   }
-  await expect.poll(open, { timeout: 50_000, interval: 20 }).toBe(0)
+  await expect.poll(open, { timeout: 100_000, interval: 20 }).toBe(0)
   return runStatus(database.pool, runId)
 }
 

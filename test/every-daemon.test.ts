@@ -79,7 +79,7 @@ describe.each(daemons)('the %s', (_name, { script, args = [], works, table, env:
     const saidWaiting = systemd?.received().slice() ?? []
     await allowConnections(newer, true)
     await daemon.waitForLine(works)
-    if (systemd) await expect.poll(() => systemd.received(), { timeout: 30_000 }).toContain('READY=1')
+    if (systemd) await expect.poll(() => systemd.received()).toContain('READY=1')
     daemon.kill('SIGTERM')
     expect(await daemon.exit).toEqual(endedInOrder)
 

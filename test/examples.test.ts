@@ -89,7 +89,7 @@ test('an agent’s slot: it says how it lives, works on a session, and leaves in
   )
   const outcome = async (): Promise<unknown> =>
     (await db.pool.query('select outcome from leasehold.attempts where final')).rows[0]?.outcome
-  await expect.poll(outcome, { timeout: 30_000 }).toBe('done')
+  await expect.poll(outcome).toBe('done')
   slot.kill('SIGTERM')
   expect(await slot.exit).toEqual({ code: 0, signal: null })
   const { rows } = await db.pool.query("select end_reason from leasehold.workers where slot = 'slot@1'")

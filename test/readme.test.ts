@@ -83,7 +83,7 @@ function shell(command: string): string {
   return stdout
 }
 
-async function until<T>(what: string, look: () => T | null | false, limitMs = 60_000): Promise<T> {
+async function until<T>(what: string, look: () => T | null | false, limitMs = 120_000): Promise<T> {
   for (const end = Date.now() + limitMs; Date.now() < end; await sleep(500)) {
     const found = look()
     if (found) return found
@@ -108,14 +108,14 @@ function terminal(program: string, args: readonly string[]): { said: () => strin
   return { said: () => said, process: child }
 }
 
-test('the kill -9 tour goes as the README says', { timeout: 360_000 }, async () => {
+test('the kill -9 tour goes as the README says', { timeout: 600_000 }, async () => {
   providePsql()
   // npm itself would stand between us and the signals.
   expect(tour('first')).toEqual(['npm start'])
   const first = terminal(process.execPath, ['scripts/start.mjs'])
   const firstEnded = new Promise<number | null>((resolve) => first.process.once('exit', resolve))
   const up = (): boolean => first.said().includes('everything keeps running')
-  await until('the run of the sample', () => up() || first.process.exitCode !== null, 120_000)
+  await until('the run of the sample', () => up() || first.process.exitCode !== null, 240_000)
   expect(first.said()).toContain('everything keeps running')
   expect(first.said()).toMatch(/leads of 25 wanted \(target met\)/)
 

@@ -29,7 +29,7 @@ describe.runIf(process.platform === 'linux')('on Linux', () => {
     const db = await createTestDatabase()
     onTestFinished(() => db.drop())
     const { systemd, runner } = await startHeard(db, 'drained@1', onTestFinished)
-    await expect.poll(() => systemd.received(), { timeout: 30_000 }).toContain('READY=1')
+    await expect.poll(() => systemd.received()).toContain('READY=1')
     expect(systemd.received()).not.toContain('STOPPING=1')
     await db.pool.query("select leasehold.drain_slot('drained@1')")
     expect(await runner.exit).toEqual({ code: 0, signal: null })
@@ -48,11 +48,11 @@ describe.runIf(process.platform === 'linux')('on Linux', () => {
     const last = (): string | undefined =>
       systemd.received().findLast((line) => line.startsWith('STATUS=alone@1'))
     await expect
-      .poll(last, { timeout: 30_000 })
+      .poll(last)
       .toMatch(/^STATUS=alone@1: 0 running, 0 settled since the start; no monitor for \d min$/)
 
     await db.pool.query(look)
-    await expect.poll(last, { timeout: 30_000 }).toBe('STATUS=alone@1: 0 running, 0 settled since the start')
+    await expect.poll(last).toBe('STATUS=alone@1: 0 running, 0 settled since the start')
     runner.kill('SIGTERM')
     expect(await runner.exit).toEqual({ code: 0, signal: null })
   })

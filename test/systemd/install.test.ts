@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { Systemd } from '../harness/systemd.ts'
 
 // Each test boots several processes; a busy machine is no failure.
-vi.setConfig({ testTimeout: 240_000 })
+vi.setConfig({ testTimeout: 600_000 })
 
 let systemd: Systemd
 beforeAll(() => {

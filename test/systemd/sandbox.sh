@@ -25,15 +25,17 @@ up() {
     exec unshare --cgroup --mount --pid --uts --ipc --fork --kill-child --propagation private /bin/bash -ec "$(declare -f inside); inside"
   ) </dev/null >"$D/boot.log" 2>&1 &
   local starter=$! pid
-  for _ in $(seq 300); do
-    sleep .03
+  # Most often within one second; a busy machine may need many.
+  for _ in $(seq 1200); do
+    sleep .05
+    kill -0 $starter 2>/dev/null || break
     pid=$(pgrep -P $starter | head -1 || true)
     if [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = systemd ]; then
       echo "$pid" >"$D/pid"
       [[ $("$0" exec "$D" systemctl is-system-running 2>/dev/null) =~ ^(running|degraded)$ ]] && exit 0
     fi
   done
-  echo "systemd did not come up within 9 s" >&2
+  echo "systemd did not come up within 60 s" >&2
   cat "$D/boot.log" >&2
   exit 1
 }

@@ -107,7 +107,7 @@ test('with --rolling each was started again before the next is asked', async () 
 
 test('a slot that nobody starts again stops a rolling drain: the others go on working', async () => {
   managed = manage(false)
-  const { code, said } = await leasehold('drain', '--all', '--rolling', '--timeout', '1')
+  const { code, said } = await leasehold('drain', '--all', '--rolling', '--timeout', '5')
   expect(code).toBe(1)
   expect(said).toMatch(/cut@1 has left, but its slot was not started again[^]*--timeout/)
   expect(await restarts()).toEqual([
@@ -143,7 +143,7 @@ test('a worker that died instead of leaving is said to have died, and the exit c
 })
 
 test('a successor that was asked to drain itself is none: a rolling drain goes on waiting', async () => {
-  const rolling = leasehold('drain', 'cut@1', '--rolling', '--timeout', '1')
+  const rolling = leasehold('drain', 'cut@1', '--rolling', '--timeout', '5')
   await expect.poll(asked, { interval: 10 }).toEqual(['cut@1'])
   // Killed and started again at once, so that the asking met the new one too.
   const session = await db.client()

@@ -26,7 +26,7 @@ beforeAll(async () => {
   await writeFile(source, 'company,city,state\nMade Up Company,Austin,TX\n')
   await db.pool.query("select leasehold.pause_stage('company_discovery')")
   first = start()
-}, 60_000)
+})
 afterAll(async () => {
   first.kill('SIGKILL')
   await first.exit

@@ -2,12 +2,11 @@
  * When things are wrong: no database, no schema, no rights, wrong settings, wrong words. And the doctor, who says so.
  */
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
-import { listenOnLoopback } from '../../../test/harness/loopback.ts'
+import { keepablePort } from '../../../test/harness/loopback.ts'
 import { readSome } from './closed-pipe.ts'
 import { leasehold } from './leasehold.ts'
 
@@ -39,11 +38,8 @@ test('without DATABASE_URL and without an embedded server a look says how to sta
 })
 
 test('a database that is not there is named by its fault, without the password', async () => {
-  const closed = createServer()
-  const port = await listenOnLoopback(closed)
-  await new Promise((done) => closed.close(done))
   const { code, stderr } = await leasehold(['status'], {
-    DATABASE_URL: `postgres://me:s3cret@127.0.0.1:${port}/x`,
+    DATABASE_URL: `postgres://me:s3cret@127.0.0.1:${await keepablePort()}/x`,
   })
   expect(code).toBe(1)
   expect(stderr).toContain('ECONNREFUSED')

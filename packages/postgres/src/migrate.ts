@@ -7,9 +7,7 @@
  * Refuses databases that are newer, edited files and schemas changed by hand; how that is found is in schema-status.ts.
  */
 import { LeaseholdError, SchemaVersionError } from '@leasehold/queue'
-import { Kysely, PostgresAdapter, PostgresDialect, type PostgresPool, sql } from 'kysely'
-import { type Migration, Migrator } from 'kysely/migration'
-import { DatabaseError, type Pool, type PoolClient } from 'pg'
+import type { Pool, PoolClient } from 'pg'
 import { errorCode } from './error-code.ts'
 import { takeFingerprint } from './fingerprint.ts'
 import {
@@ -18,6 +16,7 @@ import {
   leaseholdMigrations,
   readMigrations,
 } from './migration-files.ts'
+import { refuseFile } from './migration-refusal.ts'
 import { openPool } from './pool.ts'
 import { type SchemaStatus, bookkeepingSchema, compareSchema } from './schema-status.ts'
 
@@ -88,9 +87,8 @@ async function applyNext(
   files: readonly MigrationFile[],
   options: MigrateOptions,
 ): Promise<string | null> {
-  const db = new Kysely<unknown>({ dialect: new OneClientDialect(client) })
-  const transaction = db.transaction().setIsolationLevel('read committed').setAccessMode('read write')
-  return transaction.execute(async (trx) => {
+  const { applyFile, migrationTransaction } = await import('./migrator.ts')
+  return migrationTransaction(client, async (trx) => {
     await lock(client, options.waitMs ?? 300_000)
     await createBookkeeping(client)
     const status = await compareSchema(client, set, files)
@@ -206,68 +204,6 @@ async function refuseWhileWorking(client: PoolClient, set: MigrationSet, file: M
   )
 }
 
-async function applyFile(
-  trx: Kysely<unknown>,
-  client: PoolClient,
-  set: MigrationSet,
-  files: readonly MigrationFile[],
-): Promise<void> {
-  const migrations = Object.fromEntries(files.map((file) => [file.name, toMigration(file, client)]))
-  const migrator = new Migrator({
-    db: trx,
-    provider: { getMigrations: () => Promise.resolve(migrations) },
-    migrationTableSchema: bookkeepingSchema,
-    migrationTableName: `applied_${set.name}`,
-    migrationLockTableName: 'migration_lock',
-  })
-  const { error } = await migrator.migrateUp()
-  if (error !== undefined) throw error
-}
-
-function toMigration(file: MigrationFile, client: PoolClient): Migration {
-  return {
-    async up(db) {
-      const before = await transactionId(client)
-      await sql
-        .raw(file.sql)
-        .execute(db)
-        .catch((cause: unknown) => refuseFile(file, cause))
-      // A file with its own COMMIT would leave its second half without the lock and the bookkeeping.
-      if ((await transactionId(client)) !== before) {
-        throw new LeaseholdError(
-          'MIGRATION_FAILED',
-          `Migration ${file.name} ends its transaction by itself. Remove its BEGIN, COMMIT or ROLLBACK.`,
-        )
-      }
-    },
-  }
-}
-
-async function transactionId(client: PoolClient): Promise<string | undefined> {
-  const { rows } = await client.query<{ id: string }>('select pg_current_xact_id()::text as id')
-  return rows[0]?.id
-}
-
-function refuseFile(file: MigrationFile, cause: unknown): never {
-  if (errorCode(cause) === '55P03') {
-    throw new LeaseholdError(
-      'MIGRATION_LOCKED',
-      `Migration ${file.name} waited too long for a table lock. Nothing was changed; ` +
-        'find the long transaction in pg_stat_activity, then run this again.',
-      { cause },
-    )
-  }
-  const position = cause instanceof DatabaseError ? cause.position : undefined
-  const message = cause instanceof Error ? cause.message : String(cause)
-  const line =
-    position === undefined ? '' : ` at line ${file.sql.slice(0, Number(position)).split('\n').length}`
-  throw new LeaseholdError(
-    'MIGRATION_FAILED',
-    `Migration ${file.name} failed${line}: ${message}. Nothing of this file was kept; mend it and run this again.`,
-    { cause },
-  )
-}
-
 async function storeFingerprint(client: PoolClient, set: MigrationSet): Promise<void> {
   const { objects, major } = await takeFingerprint(client, set.schema)
   await client.query(
@@ -276,27 +212,4 @@ async function storeFingerprint(client: PoolClient, set: MigrationSet): Promise<
      set server_major = excluded.server_major, objects = excluded.objects, taken_at = clock_timestamp()`,
     [set.name, major, JSON.stringify(objects)],
   )
-}
-
-/** Kysely over one checked-out client. The lock is taken before Kysely runs, so its own session lock is left out. */
-class OneClientDialect extends PostgresDialect {
-  constructor(client: PoolClient) {
-    const lent = { query: client.query.bind(client), release: () => {} }
-    const pool = { connect: () => Promise.resolve(lent), end: () => Promise.resolve(), options: {} }
-    super({ pool: pool satisfies PostgresPool })
-  }
-
-  override createAdapter(): PostgresAdapter {
-    return new LockedAdapter()
-  }
-}
-
-class LockedAdapter extends PostgresAdapter {
-  override acquireMigrationLock(): Promise<void> {
-    return Promise.resolve()
-  }
-
-  override releaseMigrationLock(): Promise<void> {
-    return Promise.resolve()
-  }
 }

@@ -5,7 +5,7 @@
  * differently a moment later (DNS rebinding) gains nothing. It follows no redirect and knows no robots.txt; that is web.ts.
  */
 import { isIP } from 'node:net'
-import { Agent, fetch, type Response } from 'undici'
+import type { Agent, Response } from 'undici'
 import type { Breaker } from './breaker.ts'
 import { readBody } from './body.ts'
 import type { Dns, HostAddress } from './dns.ts'
@@ -63,8 +63,25 @@ class LookupFailure extends Error {
   }
 }
 
+/** undici and its agent. Loaded with the first page: most runners fetch none, and it is a fifth of what they would load. */
+type Connections = { readonly fetch: typeof import('undici').fetch; readonly agent: Agent }
+
 /** Opens the connections' pool. */
 export function openExchange(parts: ExchangeParts): Exchange {
+  let opened: Promise<Connections> | null = null
+  return {
+    refusal: (url) => refusal(parts, url),
+    outage: (url) => outage(parts, url),
+    get: (url, limits) =>
+      parts.gate.run(url.host, limits.signal, async () =>
+        get(parts, await (opened ??= connect(parts)), url, limits),
+      ),
+    close: async () => (await opened)?.agent.destroy(),
+  }
+}
+
+async function connect(parts: ExchangeParts): Promise<Connections> {
+  const { Agent, fetch } = await import('undici')
   const agent = new Agent({
     connections: 1,
     keepAliveTimeout: 2_000,
@@ -76,12 +93,7 @@ export function openExchange(parts: ExchangeParts): Exchange {
       },
     },
   })
-  return {
-    refusal: (url) => refusal(parts, url),
-    outage: (url) => outage(parts, url),
-    get: (url, limits) => parts.gate.run(url.host, limits.signal, () => get(parts, agent, url, limits)),
-    close: () => agent.destroy(),
-  }
+  return { fetch, agent }
 }
 
 function refusal(parts: ExchangeParts, url: URL): PageRefused | null {
@@ -149,7 +161,12 @@ async function permittedAddresses(
   return [first, ...rest]
 }
 
-async function get(parts: ExchangeParts, agent: Agent, url: URL, limits: ExchangeLimits): Promise<Reply> {
+async function get(
+  parts: ExchangeParts,
+  { fetch, agent }: Connections,
+  url: URL,
+  limits: ExchangeLimits,
+): Promise<Reply> {
   const { breaker } = parts
   if (!breaker.enter()) return unavailable('network', 'no host could be connected to lately')
   let response: Response

@@ -4,7 +4,6 @@
  * Invariant: it ends within `totalMs` whatever the other side does, and a failure's message holds a code and no address,
  * because addresses may hold secrets. What an answer means is the channel's business.
  */
-import { Agent, request } from 'undici'
 import { describeError } from '@leasehold/queue'
 import { oneLine } from '../plain-text.ts'
 import { DeliveryError } from './channel.ts'
@@ -31,6 +30,8 @@ const maxAnswerBytes = 16_384
 /** Asks once. Throws {@link DeliveryError} when there is no answer, doubtful when the question may have been heard. */
 export async function exchange(url: URL, question: Question, signal: AbortSignal): Promise<Answer> {
   const { method, headers = {}, body = null, totalMs = defaultTotalMs } = question
+  // Loaded with the first alert by HTTP: most monitors only send mail.
+  const { Agent, request } = await import('undici')
   const agent = new Agent({ connections: 1, connect: { timeout: Math.min(5_000, totalMs) } })
   let connected = false
   agent.on('connect', () => (connected = true))

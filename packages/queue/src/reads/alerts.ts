@@ -3,10 +3,9 @@
  *
  * Only looks. The policy that decides is ../alert-policy.ts; sending is the monitor's.
  */
-import { sql } from 'kysely'
 import type { AlertChannel } from '../alert-policy.ts'
 import type { Db } from '../db.ts'
-import { checkLimit, from, rowsOf } from './query.ts'
+import { builder, checkLimit, rowsOf } from './query.ts'
 
 /** `sending`: a monitor has it in hand; `refused`: tried again only when somebody asks. */
 export type AlertState = 'sent' | 'waits' | 'sending' | 'failing' | 'refused'
@@ -29,10 +28,11 @@ export interface AlertRecord {
 }
 
 /** Messages, the newest first. `unsent`: only those that nobody has taken. */
-export function listAlerts(
+export async function listAlerts(
   db: Db,
   filter: { readonly channel?: AlertChannel; readonly unsent?: boolean; readonly limit?: number } = {},
 ): Promise<AlertRecord[]> {
+  const { from, sql } = await builder()
   const { channel, unsent = false, limit = 20 } = filter
   const query = from
     .selectFrom('alerts as a')

@@ -3,9 +3,8 @@
  *
  * Only looks and reports; what to do stands in each check's advice. Settings of the server are judged in settings.ts.
  */
-import { sql } from 'kysely'
 import type { Db } from '../db.ts'
-import { checkLimit, from, milliseconds, rowsOf } from './query.ts'
+import { builder, checkLimit, rowsOf } from './query.ts'
 
 /** A single check. `bad` needs somebody now, `warn` some time. */
 export interface HealthCheck {
@@ -22,7 +21,8 @@ export async function databaseClock(db: Db): Promise<Date> {
 }
 
 /** The checks of the view database_health, the worst first. */
-export function databaseHealth(db: Db): Promise<HealthCheck[]> {
+export async function databaseHealth(db: Db): Promise<HealthCheck[]> {
+  const { from, sql } = await builder()
   const query = from
     .selectFrom('database_health as h')
     .select(['h.name', 'h.status', 'h.value', 'h.advice'])
@@ -41,7 +41,8 @@ export interface InvariantViolation {
 }
 
 /** Broken invariants; must be empty at all times. */
-export function invariantViolations(db: Db, limit = 100): Promise<InvariantViolation[]> {
+export async function invariantViolations(db: Db, limit = 100): Promise<InvariantViolation[]> {
+  const { from } = await builder()
   const query = from
     .selectFrom('invariant_violations as v')
     .select(['v.violation', 'v.task_id as taskId', 'v.stage', 'v.detail'])
@@ -62,7 +63,8 @@ export interface OpenIncident {
 }
 
 /** Open incidents, the oldest first. */
-export function openIncidents(db: Db, limit = 100): Promise<OpenIncident[]> {
+export async function openIncidents(db: Db, limit = 100): Promise<OpenIncident[]> {
+  const { from, milliseconds } = await builder()
   const query = from
     .selectFrom('open_incidents as i')
     .select([
@@ -95,7 +97,8 @@ export interface RecentFailure {
 }
 
 /** Failed attempts of the last week, the newest first. */
-export function recentFailures(db: Db, limit = 100): Promise<RecentFailure[]> {
+export async function recentFailures(db: Db, limit = 100): Promise<RecentFailure[]> {
+  const { from } = await builder()
   const query = from
     .selectFrom('recent_failures as f')
     .select([

@@ -1,52 +1,28 @@
 /**
- * How reads with optional filters are written: Kysely builds the text, the caller's own connection runs it.
+ * How reads with optional filters are run: Kysely builds the text (builder.ts), the caller's own connection runs it.
  *
  * Invariant: nothing here changes anything; every query reads views (or the small state tables that lead to their rows).
  * Kysely never sees a connection, so a read works inside the caller's transaction like every other verb.
  * Looking up one task is ../task.ts.
  */
-import {
-  type Compilable,
-  DummyDriver,
-  Kysely,
-  PostgresAdapter,
-  PostgresIntrospector,
-  PostgresQueryCompiler,
-  type RawBuilder,
-  sql,
-} from 'kysely'
+import type { Compilable } from 'kysely'
 import type { Pool } from 'pg'
 import type { Db, Tx } from '../db.ts'
 import { ValueRefusedError } from '../errors.ts'
-import type { DB } from './tables.ts'
 
-const withoutConnection = new Kysely<DB>({
-  dialect: {
-    createAdapter: () => new PostgresAdapter(),
-    createDriver: () => new DummyDriver(),
-    createIntrospector: (db) => new PostgresIntrospector(db),
-    createQueryCompiler: () => new PostgresQueryCompiler(),
-  },
-})
+/** See {@link builder}. */
+export type Builder = typeof import('./builder.ts')
 
-/** Builds queries over schema leasehold; cannot run them. */
-export const from: Kysely<DB> = withoutConnection.withSchema('leasehold')
+/** What queries are built with. Loaded with the first read: it is 250 files, and most processes never read. */
+export function builder(): Promise<Builder> {
+  return import('./builder.ts')
+}
 
 /** Runs a built query on the caller's connection. */
 export async function rowsOf<Row extends object>(db: Db, query: Compilable<Row>): Promise<Row[]> {
   const { sql: text, parameters } = query.compile()
   const { rows } = await db.query<Row>(text, [...parameters])
   return rows
-}
-
-/** An interval column as milliseconds. */
-export function milliseconds(column: string): RawBuilder<number | null> {
-  return sql`extract(epoch from ${sql.ref(column)})::float8 * 1000`
-}
-
-/** A bigint count as a number: counts stay far below 2^53, ids do not and remain strings. */
-export function count(column: string): RawBuilder<number> {
-  return sql`${sql.ref(column)}::float8`
 }
 
 /** Whether a table or view is there and this login may read it. Asked first: a refusal would abort the caller's transaction. */

@@ -4,10 +4,9 @@
  * A run is nothing but the tasks that carry its id. It is over while none of them is open; what a pipeline knows about
  * it besides (target, criteria, results) lives in that pipeline's own schema.
  */
-import { sql } from 'kysely'
 import type { Db } from '../db.ts'
 import type { TaskState } from '../task.ts'
-import { checkLimit, count, from, rowsOf } from './query.ts'
+import { builder, checkLimit, rowsOf } from './query.ts'
 
 /** One stage of a run. `open` = submitted − done − dead − cancelled. */
 export interface RunStageProgress {
@@ -21,7 +20,8 @@ export interface RunStageProgress {
 }
 
 /** Progress of one run, a row for each stage it has reached, by name. Empty: no such run. */
-export function runProgress(db: Db, runId: string): Promise<RunStageProgress[]> {
+export async function runProgress(db: Db, runId: string): Promise<RunStageProgress[]> {
+  const { from, count } = await builder()
   const query = from
     .selectFrom('run_progress as p')
     .select([
@@ -53,7 +53,11 @@ export interface RunSummary {
 }
 
 /** Runs, the newest first; with `open`, only those that still have (or no longer have) unfinished tasks. */
-export function listRuns(db: Db, filter: { open?: boolean; limit?: number } = {}): Promise<RunSummary[]> {
+export async function listRuns(
+  db: Db,
+  filter: { open?: boolean; limit?: number } = {},
+): Promise<RunSummary[]> {
+  const { from, sql } = await builder()
   const { open } = filter
   const query = from
     .selectFrom('run_progress as p')
@@ -101,11 +105,12 @@ export interface RunTask {
 }
 
 /** The tasks of a run in order of submission, after a task id: page by page, so that no snapshot is held for long. */
-export function listRunTasks(
+export async function listRunTasks(
   db: Db,
   runId: string,
   page: { afterId?: string; limit?: number } = {},
 ): Promise<RunTask[]> {
+  const { from, sql } = await builder()
   const query = from
     .selectFrom('task_status as t')
     .select([

@@ -3,9 +3,8 @@
  *
  * Only looking; changing and firing is ../schedules.ts.
  */
-import { sql } from 'kysely'
 import type { Db } from '../db.ts'
-import { checkLimit, count, from, milliseconds, rowsOf } from './query.ts'
+import { type Builder, builder, checkLimit, rowsOf } from './query.ts'
 
 /** Late: its slot is overdue; broken: it cannot fire (see problem); failed: its last task ended dead. */
 export type ScheduleStatus =
@@ -49,10 +48,11 @@ export interface ScheduleHealth {
 }
 
 /** Schedules by name. */
-export function listSchedules(
+export async function listSchedules(
   db: Db,
   filter: { name?: string; owner?: ScheduleHealth['owner'] } = {},
 ): Promise<ScheduleHealth[]> {
+  const { from, milliseconds } = await builder()
   const { name, owner } = filter
   const query = from
     .selectFrom('schedule_health as s')
@@ -106,7 +106,7 @@ export interface FiringRecord {
   readonly recordedBy: 'scheduler' | 'command' | 'edit'
 }
 
-function firings() {
+function firings({ from, sql }: Builder) {
   return from
     .selectFrom('schedule_firings as f')
     .select([
@@ -130,12 +130,12 @@ function firings() {
 }
 
 /** The history, latest first: by slot for one schedule, by when it was recorded for all. */
-export function listFirings(
+export async function listFirings(
   db: Db,
   filter: { schedule?: string; limit?: number } = {},
 ): Promise<FiringRecord[]> {
   const { schedule } = filter
-  const query = firings()
+  const query = firings(await builder())
     .$if(schedule !== undefined, (q) => q.where('f.schedule', '=', schedule!))
     .$if(schedule === undefined, (q) => q.orderBy('f.recorded_at', 'desc'))
     .orderBy('f.slot', 'desc')
@@ -145,7 +145,7 @@ export function listFirings(
 
 /** What became of one slot, also when it was skipped together with others; null: nothing yet. */
 export async function firingOf(db: Db, schedule: string, slot: Date): Promise<FiringRecord | null> {
-  const query = firings()
+  const query = firings(await builder())
     .where('f.schedule', '=', schedule)
     .where('f.slot', '<=', slot)
     .where((is) => is.or([is('f.slot', '=', slot), is('f.last_slot', '>=', slot)]))
@@ -168,7 +168,8 @@ export interface SchedulerHealth {
 }
 
 /** Schedulers, last seen first. */
-export function listSchedulers(db: Db): Promise<SchedulerHealth[]> {
+export async function listSchedulers(db: Db): Promise<SchedulerHealth[]> {
+  const { from, count, milliseconds } = await builder()
   const query = from
     .selectFrom('scheduler_health as c')
     .select([

@@ -3,10 +3,9 @@
  *
  * Changing a stage is registerStage (../worker.ts) for its settings, pauseStage and resumeStage (../task.ts) for its flow.
  */
-import { sql } from 'kysely'
 import type { Db } from '../db.ts'
 import type { WholeRate } from '../rate.ts'
-import { count, from, milliseconds, rowsOf } from './query.ts'
+import { builder, rowsOf } from './query.ts'
 
 /** What a stage is doing, judged by work and live workers. */
 export type StageStatus =
@@ -49,7 +48,8 @@ export interface StageHealth {
 }
 
 /** All stages by name, or the one that is named (empty when it is unknown). */
-export function listStages(db: Db, filter: { stage?: string } = {}): Promise<StageHealth[]> {
+export async function listStages(db: Db, filter: { stage?: string } = {}): Promise<StageHealth[]> {
+  const { from, sql, count, milliseconds } = await builder()
   const { stage } = filter
   const query = from
     .selectFrom('stage_health as h')

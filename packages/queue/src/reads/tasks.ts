@@ -5,10 +5,10 @@
  * no index leads to what is asked for, the newest million ids are walked and no more ({@link longestWalk}).
  * Payloads are not listed: observers may not read them, and `readPayload` says so by null. One task is ../task.ts.
  */
-import { type RawBuilder, sql } from 'kysely'
+import type { RawBuilder } from 'kysely'
 import type { Db } from '../db.ts'
 import type { TaskState } from '../task.ts'
-import { checkLimit, from, mayRead, rowsOf } from './query.ts'
+import { type Builder, builder, checkLimit, mayRead, rowsOf } from './query.ts'
 
 /** A task in a list. Absent facts are null. */
 export interface TaskSummary {
@@ -64,9 +64,10 @@ export function isWalk({ stage, state, runId, key }: TaskFilter): boolean {
 export async function listTasks(db: Db, filter: TaskFilter = {}): Promise<TaskSummary[]> {
   const { stage, state, runId, key, beforeId } = filter
   const limit = checkLimit(filter.limit ?? 50)
+  const parts = await builder()
   const lowest = isWalk(filter) ? await endOfWalk(db, beforeId, filter.withinIds ?? longestWalk) : null
-  const among = (await idsInState(db, filter, limit, lowest)) ?? walked(filter, limit, lowest)
-  const query = from
+  const among = (await idsInState(db, filter, limit, lowest)) ?? walked(parts, filter, limit, lowest)
+  const query = parts.from
     .selectFrom('task_status as t')
     .select([
       't.task_id as taskId',
@@ -111,6 +112,7 @@ async function idsInState(
   limit: number,
   lowest: string | null,
 ): Promise<RawBuilder<boolean> | null> {
+  const { from, sql } = await builder()
   const { stage, state, runId, key, beforeId } = filter
   if (state === undefined || runId !== undefined || key !== undefined) return null
   // The planner turns this into an inner join that starts at the leases.
@@ -150,7 +152,12 @@ async function endOfWalk(db: Db, beforeId: string | undefined, length: number): 
 }
 
 /** The ids of a stage or a key in a stretch of the primary key, from the newest down. */
-function walked(filter: TaskFilter, limit: number, lowest: string | null): RawBuilder<boolean> | null {
+function walked(
+  { from, sql }: Builder,
+  filter: TaskFilter,
+  limit: number,
+  lowest: string | null,
+): RawBuilder<boolean> | null {
   if (lowest === null) return null
   const { stage, state, key, beforeId } = filter
   const ids = from
@@ -185,6 +192,7 @@ export interface AttemptRecord {
 
 /** The newest attempts of a task that have ended, oldest first. Empty while its first one has not. */
 export async function listAttempts(db: Db, taskId: string, limit = 100): Promise<AttemptRecord[]> {
+  const { from } = await builder()
   const query = from
     .selectFrom('attempts as a')
     .select([
@@ -218,6 +226,7 @@ export interface TaskPayload {
 
 /** What was submitted with a task; null when there is no such task, or this role may not read payloads. */
 export async function readPayload(db: Db, taskId: string): Promise<TaskPayload | null> {
+  const { from, sql } = await builder()
   if (!(await mayRead(db, 'leasehold', 'tasks'))) return null
   const query = from
     .selectFrom('tasks as t')

@@ -6,7 +6,7 @@
  */
 import type { Db } from '../db.ts'
 import type { HealthCheck } from './health.ts'
-import { from, rowsOf } from './query.ts'
+import { builder, rowsOf } from './query.ts'
 
 /** Live workers that run the same program. Null: they did not say. */
 export interface WorkerVersion {
@@ -19,7 +19,8 @@ export interface WorkerVersion {
 }
 
 /** The versions at work, the most frequent first. */
-export function listWorkerVersions(db: Db): Promise<WorkerVersion[]> {
+export async function listWorkerVersions(db: Db): Promise<WorkerVersion[]> {
+  const { from } = await builder()
   const query = from
     .selectFrom('worker_versions as v')
     .select(['v.version', 'v.schema', 'v.workers', 'v.slots', 'v.older_than_schema as olderThanSchema'])

@@ -4,9 +4,8 @@
  * Status is computed by the database from freshness, never from what a worker last said. Releasing dead workers is
  * ../worker.ts; here is only looking.
  */
-import { sql } from 'kysely'
 import type { Db } from '../db.ts'
-import { checkLimit, count, from, milliseconds, rowsOf } from './query.ts'
+import { builder, checkLimit, rowsOf } from './query.ts'
 
 /** Dead: its lease is over; wedged: it beats, but its main loop stands still; late: one beat is missing. */
 export type WorkerStatus = 'dead' | 'wedged' | 'late' | 'draining' | 'working' | 'idle'
@@ -35,7 +34,8 @@ export interface WorkerHealth {
 }
 
 /** Workers that have not ended, by slot; those of one stage when it is given. */
-export function listWorkers(db: Db, filter: { stage?: string } = {}): Promise<WorkerHealth[]> {
+export async function listWorkers(db: Db, filter: { stage?: string } = {}): Promise<WorkerHealth[]> {
+  const { from, sql, milliseconds } = await builder()
   const { stage } = filter
   const query = from
     .selectFrom('worker_health as w')
@@ -80,10 +80,11 @@ export interface DeadWorkerRecord {
 }
 
 /** Workers that died in the last week, last seen first, those that still wait for their release included. */
-export function listDeadWorkers(
+export async function listDeadWorkers(
   db: Db,
   filter: { stage?: string; limit?: number } = {},
 ): Promise<DeadWorkerRecord[]> {
+  const { from, sql, count, milliseconds } = await builder()
   const { stage } = filter
   const query = from
     .selectFrom('dead_workers as w')
@@ -122,10 +123,11 @@ export interface ActiveLease {
 }
 
 /** Leases of workers that have not ended, longest held first. */
-export function listLeases(
+export async function listLeases(
   db: Db,
   filter: { workerId?: string; stage?: string; limit?: number } = {},
 ): Promise<ActiveLease[]> {
+  const { from, milliseconds } = await builder()
   const { workerId, stage } = filter
   const query = from
     .selectFrom('active_leases as l')

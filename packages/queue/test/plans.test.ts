@@ -228,5 +228,6 @@ test('the look for tasks below their floors reads the floors, not the tasks that
   const plans = await plansOf((on) => on.query('select * from leasehold.invariant_violations'))
   const look = plans.filter((plan) => plan.text.includes('position < f.floor'))
   expect(readersOf(look, 'ready').map((node) => node['Index Name'])).toContain('ready_by_lane')
-  expect(await buffersOf(session, 'select * from leasehold.below_floors()', [])).toBeLessThan(500)
+  // What was drained above stands before the floors as dead entries, until nobody's snapshot (an autoanalyze's) keeps them.
+  await expect.poll(() => buffersOf(session, 'select * from leasehold.below_floors()', [])).toBeLessThan(500)
 })

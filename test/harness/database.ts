@@ -1,8 +1,9 @@
 /**
  * A database for each test file: a clone of the migrated template, on the run's one server.
  *
- * Invariant: no two files share a database, so they may run side by side and leave rows behind. Time moves only by
- * `advance`. Roles are shared by the whole server: a test that makes one gives it a name of its own.
+ * Invariant: no two files share a database, so they may run side by side and leave rows behind. The clock runs, `advance`
+ * moves it ahead; where a few seconds more or less would decide, a test stops it, and then time moves by `advance` only.
+ * Roles are shared by the whole server: a test that makes one gives it a name of its own.
  */
 import { openPool } from '@leasehold/postgres'
 import { Client, type Pool } from 'pg'
@@ -20,6 +21,10 @@ export interface TestDatabase {
   client(): Promise<Client>
   /** Moves the database's clock ahead. */
   advance(ms: number): Promise<void>
+  /** Stops the database's clock. */
+  stopClock(): Promise<void>
+  /** Lets it go on; what passed meanwhile passes at once. */
+  startClock(): Promise<void>
   /** Ends all clients and removes the database. */
   drop(): Promise<void>
 }
@@ -62,6 +67,12 @@ export async function createTestDatabase(
     },
     async advance(ms) {
       await pool.query("update leasehold_test.clock set ahead = ahead + $1 * interval '1 millisecond'", [ms])
+    },
+    async stopClock() {
+      await pool.query('update leasehold_test.clock set stopped_at = pg_catalog.clock_timestamp()')
+    },
+    async startClock() {
+      await pool.query('update leasehold_test.clock set stopped_at = null')
     },
     async drop() {
       await Promise.all([...clients].map((client) => client.end().catch(() => {})))

@@ -102,17 +102,17 @@ async function buildTemplate(adminUrl: string, template: string): Promise<void> 
   await admin.end()
 }
 
-// The same signature and volatility as in production; one row, read by everybody, moved by the test's superuser.
+// The same signature and volatility as in production; one row, read by everybody, moved and stopped by the test's superuser.
 const movableClock = `
   create schema leasehold_test;
-  create table leasehold_test.clock (ahead interval not null);
+  create table leasehold_test.clock (ahead interval not null, stopped_at timestamptz);
   create unique index on leasehold_test.clock ((true));
   insert into leasehold_test.clock values ('0');
   grant usage on schema leasehold_test to public;
   grant select on leasehold_test.clock to public;
   create or replace function leasehold.clock() returns timestamptz
     language sql volatile parallel safe
-    return pg_catalog.clock_timestamp() + (select ahead from leasehold_test.clock);
+    return (select coalesce(c.stopped_at, pg_catalog.clock_timestamp()) + c.ahead from leasehold_test.clock c);
 `
 
 /** The same server and login, another database. */

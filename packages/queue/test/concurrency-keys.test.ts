@@ -253,7 +253,7 @@ test('whatever eight sessions do at once, no key is ever over its limit and no t
   // All that is left is done by one worker, turn by turn.
   for (const actor of actors) await db.query('select leasehold.leave($1)', [actor.worker])
   await database.advance(3_600_000)
-  const last = await addWorker(db, stages)
+  const last = await addWorker(db, stages, { ttl: '1 hour' })
   for (let moved = 1; moved > 0;) {
     moved = 0
     for (const stage of stages) {

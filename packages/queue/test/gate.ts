@@ -17,7 +17,7 @@ export async function gateClock(database: TestDatabase): Promise<void> {
         perform pg_advisory_lock_shared(4711);
         perform pg_advisory_unlock_shared(4711);
       end if;
-      return pg_catalog.clock_timestamp() + (select ahead from leasehold_test.clock);
+      return (select coalesce(c.stopped_at, pg_catalog.clock_timestamp()) + c.ahead from leasehold_test.clock c);
     end $$`)
 }
 

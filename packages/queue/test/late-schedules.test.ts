@@ -18,9 +18,9 @@ beforeEach(() => database.pool.query('delete from leasehold.schedules'))
 
 async function told(): Promise<string[]> {
   const { rows } = await database.pool.query<{ subject: string; problem: string }>(
-    "select subject, details ->> 'problem' as problem from leasehold.late_schedules() order by subject",
+    "select subject, details ->> 'problem' as problem from leasehold.late_schedules()",
   )
-  return rows.map(({ subject, problem }) => `${subject}: ${problem}`)
+  return rows.map(({ subject, problem }) => `${subject}: ${problem}`).toSorted()
 }
 
 test('the monitor is told of a late schedule, of one that cannot fire, and of nobody who fires', async () => {
@@ -35,7 +35,7 @@ test('the monitor is told of a late schedule, of one that cannot fire, and of no
   await database.advance(6 * 60_000)
   expect(await told()).toEqual([`${broken.name}: cannot_fire`, 'scheduler: no_scheduler'])
   await schedulerTick(database.pool, scheduler)
-  expect(await told()).toEqual([`${late.name}: late`, `${broken.name}: cannot_fire`])
+  expect(await told()).toEqual([`${late.name}: late`, `${broken.name}: cannot_fire`].toSorted())
   const [health] = await listSchedules(database.pool, { name: late.name })
   expect(health?.status).toBe('late')
   await advanceSchedules(database.pool, [await planOf(database.pool, late.name)], { scheduler: scheduler.id })

@@ -313,9 +313,9 @@ const mutants: Record<string, Mutant> = {
     guard: 'greatest(p_arrival, p_at)',
     without: 'p_arrival',
     scenario: async () => {
-      const stage = await addStage(db, { rate_tasks: 4, rate_per: '1 s', rate_burst: 1 })
+      const stage = await addStage(db, { rate_tasks: 4, rate_per: '1 h', rate_burst: 1 })
       await insertTasks(db, stage, 3)
-      await database.advance(10_000)
+      await database.advance(10 * 3_600_000)
       const worker = await addWorker(db, [stage])
       await claim(db, worker, stage)
       return (await claim(db, worker, stage)).length === 0 ? null : 'a quiet time was saved up'

@@ -13,7 +13,7 @@ import {
   registerStage,
   wholeRate,
 } from '@leasehold/queue'
-import { describe, expect, test } from 'vitest'
+import { beforeEach, describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { addStage, claim, claimOne, insertTask, insertTasks, settle } from './scene.ts'
 import { database, db, register, stage, useWorkers } from './worker-scene.ts'
@@ -160,6 +160,12 @@ async function incidents(name: string): Promise<string[]> {
 }
 
 describe('what people are told', () => {
+  // Told in seconds: a slow moment must not be among them.
+  beforeEach(async () => {
+    await database.stopClock()
+    return () => database.startClock()
+  })
+
   test('is why a task does not run, when the limit is what holds it', async () => {
     const { name, worker } = await limited()
     const ids = await insertTasks(db, name, 5)

@@ -125,7 +125,11 @@ test('eight sessions that claim at once never start more, and leave nothing', as
   expect(await mostStarts(stage, rate.perMs)).toBeLessThanOrEqual(rate.tasks + rate.burst)
 })
 
-test('a burst may start at once, then the answer says when the next one may, and until then none starts', async () => {
+test('a burst may start at once, then the answer says when the next one may, and until then none starts', async ({
+  onTestFinished,
+}) => {
+  await database.stopClock()
+  onTestFinished(() => database.startClock())
   const stage = await limitedStage({ tasks: 6, perMs: 60_000, burst: 3 })
   const worker = await register([stage])
   await insertTasks(db, stage, 6)

@@ -221,7 +221,7 @@ test('eight claimers never hold a task at once, and its fences only grow', async
   const lastFence = new Map<string, bigint>()
   let left = 400
   const work = async (): Promise<void> => {
-    const worker = await addWorker(db, [stage])
+    const worker = await addWorker(db, [stage], { ttl: '1 hour' })
     const session = await database.client()
     while (left > 0) {
       const leases = await claim(session, worker, stage, 1 + random.below(12))

@@ -84,7 +84,11 @@ test('the backoff doubles and differs from task to task', async () => {
   }
 })
 
-test('by default a task has three attempts, the second after 5 to 10 s and the third after 10 to 20 s', async () => {
+test('by default a task has three attempts, the second after 5 to 10 s and the third after 10 to 20 s', async ({
+  onTestFinished,
+}) => {
+  await database.stopClock()
+  onTestFinished(() => database.startClock())
   const stage = await addStage(db)
   const worker = await addWorker(db, [stage], { ttl: '1 day' })
   const id = await insertTask(db, stage)
@@ -220,7 +224,11 @@ test('changed settings hold from the next transition on', async () => {
   expect(await stateOf(db, id)).toBe('scheduled')
 })
 
-test('a lease past its deadline is a failed attempt, and its live worker is told', async () => {
+test('a lease past its deadline is a failed attempt, and its live worker is told', async ({
+  onTestFinished,
+}) => {
+  await database.stopClock()
+  onTestFinished(() => database.startClock())
   const stage = await addStage(db, { timeout: '1 minute', max_attempts: 2 })
   const worker = await addWorker(db, [stage], { ttl: '1 day' })
   const id = await insertTask(db, stage, { timeout: '2 minutes' })

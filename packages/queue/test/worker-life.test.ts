@@ -29,7 +29,11 @@ test('a worker asked to drain is told by exchange and by beat', async () => {
   expect(await heartbeat(db, beat)).toMatchObject({ state: 'live', drain: true })
 })
 
-test('a beat that does not renew reports a wedged loop and lets the lease run out', async () => {
+test('a beat that does not renew reports a wedged loop and lets the lease run out', async ({
+  onTestFinished,
+}) => {
+  await database.stopClock()
+  onTestFinished(() => database.startClock())
   const other = await register([stage], 30_000)
   const beat = {
     workerId: other,

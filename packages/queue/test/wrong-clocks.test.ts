@@ -25,6 +25,8 @@ let db: Db
 beforeEach(async ({ onTestFinished }) => {
   database = await createTestDatabase()
   db = database.pool
+  // A slow moment would be a gap between two looks.
+  await database.stopClock()
   onTestFinished(() => database.drop())
 })
 

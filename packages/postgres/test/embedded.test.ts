@@ -107,6 +107,23 @@ test('a server killed with SIGKILL comes back with every committed row', async (
   expect(await ask(second.url, 'select answer from kept')).toEqual([{ answer: 42 }])
 })
 
+test('processes that outlive their killed server for a moment are waited for', async () => {
+  await copyCluster(dataDir, 'empty')
+  const first = await start()
+  const [late] = await ask<{ pid: number }>(
+    first.url,
+    "select pid from pg_stat_activity where backend_type = 'checkpointer'",
+  )
+  process.kill(late!.pid, 'SIGSTOP')
+  process.kill(first.pid, 'SIGKILL')
+  await gone(first.pid)
+  const again = start()
+  const said = (): Promise<string> => readFile(join(dataDir, 'startup.log'), 'utf8')
+  await expect.poll(said).toContain('pre-existing shared memory block')
+  process.kill(late!.pid, 'SIGKILL')
+  expect((await again).started).toBe(true)
+})
+
 test('a pid file whose number now belongs to another process stops nobody', async () => {
   await copyCluster(dataDir, 'empty')
   await (await start()).stop()

@@ -45,7 +45,7 @@ function leasehold(...args: string[]): TestProcess {
 
 async function works(): Promise<void> {
   const id = await submit(db.pool, 'first', { by: 'me' })
-  expect(await waitForResult(db.pool, id, { timeoutMs: 20_000 })).toBe('first for me')
+  expect(await waitForResult(db.pool, id, { timeoutMs: 60_000 })).toBe('first for me')
 }
 
 test(

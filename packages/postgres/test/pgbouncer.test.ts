@@ -19,7 +19,7 @@ beforeAll(async () => {
     "default_transaction_isolation = 'serializable'",
     'default_transaction_read_only = on',
     "datestyle = 'German'",
-    'statement_timeout = 300',
+    "statement_timeout = '10min'",
   ])
     await db.pool.query(`alter database ${db.name} set ${setting}`)
   pooler = await startPgbouncer(db.url)
@@ -33,7 +33,10 @@ afterAll(async () => {
 
 /** Three transactions at once: from here on the pooler has three sessions and takes them in turns. */
 async function openSessions(): Promise<void> {
-  await Promise.all([0.05, 0.05, 0.05].map((seconds) => pool.query('select pg_sleep($1)', [seconds])))
+  const clients = await Promise.all([1, 2, 3].map(() => pool.connect()))
+  await Promise.all(clients.map((client) => client.query('begin')))
+  await Promise.all(clients.map((client) => client.query('commit')))
+  for (const client of clients) client.release()
 }
 
 test('named statements of an ordinary connection fail there: the ground for all of this', async () => {

@@ -17,7 +17,9 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true }))
 
 const env = { PATH: process.env['PATH'] ?? '/usr/bin:/bin' }
-const commands = openCommands({ graceMs: 1000 })
+const commands = openCommands({ graceMs: 45_000 })
+/** For programs that do not go when they are told to. */
+const severe = openCommands({ graceMs: 500 })
 
 interface Attempt {
   readonly outcome: Promise<unknown>
@@ -28,10 +30,10 @@ interface Attempt {
 /** Starts one attempt as a runner would; the log is kept. */
 function attempt(
   command: readonly string[],
-  more: { payload?: unknown; env?: Record<string, string>; directory?: string } = {},
+  more: { payload?: unknown; env?: Record<string, string>; directory?: string; by?: typeof commands } = {},
 ): Attempt {
-  const { payload = { n: 1 }, directory = folder } = more
-  const stage: Stage = commands.stage({ name: 'made_up', command, directory, env: { ...env, ...more.env } })
+  const { payload = { n: 1 }, directory = folder, by = commands } = more
+  const stage: Stage = by.stage({ name: 'made_up', command, directory, env: { ...env, ...more.env } })
   const lines: string[] = []
   const stop = new AbortController()
   const at = (level: string) => (message: string) => void lines.push(`${level} ${message}`)
@@ -250,6 +252,7 @@ describe('an abort', () => {
   test('kills what ignores SIGTERM, and what was stopped', async () => {
     const { outcome, abort } = attempt(
       sh(`trap '' TERM; sh -c 'echo $$ $PPID > deaf; kill -STOP $$'; sleep 1000`),
+      { by: severe },
     )
     const pids = await pidsOf(join(folder, 'deaf'), 2)
     abort()

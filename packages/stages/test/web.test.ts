@@ -50,7 +50,7 @@ afterAll(async () => {
 function open(options: WebOptions = {}): Web {
   const web = openWeb({
     allowPrivate: true,
-    dns: openDns({ servers: [names.address], timeoutMs: 200 }),
+    dns: openDns({ servers: [names.address], timeoutMs: 30_000 }),
     ...options,
   })
   webs.push(web)
@@ -143,7 +143,8 @@ describe('a page', () => {
       '/silent': () => undefined,
       '/badgzip': html('not gzip', { 'content-encoding': 'gzip' }),
     }
-    await expect(open().page(at(path), { timeoutMs: 500 })).resolves.toMatchObject(outcome)
+    const timeoutMs = path === '/silent' ? 500 : 60_000
+    await expect(open().page(at(path), { timeoutMs })).resolves.toMatchObject(outcome)
   })
 
   test('a server that speaks no HTTP is an outcome', async () => {

@@ -69,7 +69,7 @@ test('what was fetched ahead of a handler that turns out slow goes back, uncount
   const before = await insertTasks(db.pool, 'mixed', quick(200))
   const [blocking] = await insertTasks(db.pool, 'mixed', [{ slow: true }])
   const after = await insertTasks(db.pool, 'mixed', quick(50))
-  await expect.poll(() => slow.seen.slow, { timeout: 30_000 }).toBe(1)
+  await expect.poll(() => slow.seen.slow).toBe(1)
   const second = await startTestRunner(db, { stages: [mixedStage().stage], slot: 'mixed@2' })
   await endsOf(db.pool, [...before, ...after]) // while the slow one still runs
   expect(slow.seen.running).toBe(1)
@@ -121,7 +121,7 @@ test('tasks fetched ahead are given back when the runner drains', async () => {
   const runner = await startTestRunner(db, { stages: [stage] })
   watch(() => runner.counts.held)
   await insertTasks(db.pool, 'mixed', [...quick(100), { slow: true }, ...quick(20)])
-  await expect.poll(() => seen.slow, { timeout: 30_000 }).toBe(1)
+  await expect.poll(() => seen.slow).toBe(1)
   expectFetchedAhead(seen)
   const drained = runner.drain()
   letGo()

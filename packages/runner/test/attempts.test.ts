@@ -108,32 +108,34 @@ test('a timeout comes on time also while the database does not answer', async ()
 
 test('a handler that ignores its abort signal keeps its place for the grace, then loses it, and its late return changes nothing', async () => {
   const gate = Promise.withResolvers<void>()
-  let entered = 0
+  const log = new RememberingLog()
+  const givenUp: number[] = []
   const stage = defineStage({
     name: 'deaf',
     payload,
     concurrency: 1,
-    timeout: 100,
     retry: { attempts: 1 },
     async run() {
-      entered += 1
-      if (entered === 1) await gate.promise
-      return { outcome: 'done', result: entered }
+      givenUp.push(log.of('handler.stuck').length)
+      if (givenUp.length === 1) await gate.promise
     },
   })
-  const runner = await startTestRunner(db, { stages: [stage], abortGraceMs: 700 })
-  const [deaf, next] = await insertTasks(db.pool, 'deaf', [{}, {}])
+  const runner = await startTestRunner(db, { stages: [stage], abortGraceMs: 700, log })
+  const { rows } = await db.pool.query<{ id: string }>(
+    `insert into leasehold.tasks (stage, timeout) values ('deaf', '100 milliseconds'), ('deaf', '1 hour') returning id::text`,
+  )
+  const [deaf, next] = rows.map((row) => row.id)
   expect(await endOf(db.pool, deaf!)).toMatchObject({ state: 'dead', lastError: { code: 'timeout' } })
   expect(runner.counts.stuck).toBe(1)
-  expect(entered).toBe(1) // its place is still taken
-  await runner.log.first('handler.stuck')
+  await log.first('handler.stuck')
   expect((await endOf(db.pool, next!)).state).toBe('done')
+  expect(givenUp).toEqual([0, 1]) // the next one came when it had been given up, and not before
   gate.resolve()
-  await runner.log.first('handler.late')
+  await log.first('handler.late')
   expect(runner.counts.stuck).toBe(0)
   await endsOf(db.pool, await insertTasks(db.pool, 'deaf', [{}, {}]))
-  expect(runner.log.of('handler.stuck')).toMatchObject([{ taskId: deaf }])
-  expect(runner.log.of('handler.late')).toMatchObject([{ taskId: deaf }])
+  expect(log.of('handler.stuck')).toMatchObject([{ taskId: deaf }])
+  expect(log.of('handler.late')).toMatchObject([{ taskId: deaf }])
   expect((await attemptsOf(db.pool, deaf!)).map((a) => a.outcome)).toEqual(['dead'])
   await runner.drain()
 })

@@ -83,14 +83,17 @@ test('under kill -9 again and again every task is settled exactly once', async (
   const ids: string[] = []
   for (let round = 0; round < 4; round++) {
     const victim = await startDaemon(db.url, { stages: ['quick'], slot: 'quick@2' })
-    ids.push(
-      ...(await insertTasks(
+    const written = victim.waitForLine(/^written/).then(() => true)
+    // Until it has done something: the survivor alone may be quicker than it is.
+    for (let struck = false; !struck;) {
+      const batch = await insertTasks(
         db.pool,
         'quick',
         Array.from({ length: 150 }, () => ({ ms: 10 })),
-      )),
-    )
-    await victim.waitForLine(/^written/)
+      )
+      ids.push(...batch)
+      struck = await Promise.race([written, endsOf(db.pool, batch).then(() => false)])
+    }
     victim.kill('SIGKILL')
     await victim.exit
   }
@@ -132,7 +135,7 @@ test('a payload that kills its process three times is quarantined and its neighb
   await db.pool.query("select leasehold.register_stage('deadly')")
   const ids = await insertTasks(db.pool, 'deadly', [{}, { kill: true }, {}, {}, {}])
   const [, killer] = ids
-  const allEnded = endsOf(db.pool, ids)
+  const allEnded = endsOf(db.pool, ids, 110_000) // four starts of a process, and more
   for (let ended = false; !ended;) {
     const daemon = spawnDaemon(db.url, { stages: ['deadly'], slot: 'deadly@1' })
     ended = await Promise.race([daemon.exit.then(() => false), allEnded.then(() => true)])

@@ -48,7 +48,8 @@ test.each([
   const ids = await insertTasks(db.pool, 'echo', [{}, {}, {}])
   await eventually(async () => {
     const { rowCount } = await db.pool.query(
-      "select from pg_stat_activity where application_name like 'leasehold exchange%' and wait_event_type = 'Lock'",
+      `select from pg_stat_activity where datname = current_database()
+        and application_name like 'leasehold exchange%' and wait_event_type = 'Lock'`,
     )
     return rowCount === 1
   })

@@ -72,7 +72,8 @@ test('a task that is cancelled while the answer to its claim is under way is not
   const [id] = await insertTasks(db.pool, 'overtaken', [{}])
   await eventually(async () => {
     const { rowCount } = await db.pool.query(
-      "select from pg_stat_activity where application_name like 'leasehold exchange%' and wait_event_type = 'Lock'",
+      `select from pg_stat_activity where datname = current_database()
+        and application_name like 'leasehold exchange%' and wait_event_type = 'Lock'`,
     )
     return rowCount === 1
   })

@@ -149,7 +149,7 @@ export function endOf(db: Db, id: string, withinMs?: number): Promise<TaskStatus
 }
 
 /** All of them once they have ended, in the same order. */
-export async function endsOf(db: Db, ids: readonly string[], withinMs = 30_000): Promise<TaskStatus[]> {
+export async function endsOf(db: Db, ids: readonly string[], withinMs = 45_000): Promise<TaskStatus[]> {
   await eventually(async () => {
     const { rows } = await db.query<{ open: boolean }>(
       'select exists (select from unnest($1::bigint[]) id where leasehold.final_outcome(id) is null) as open',

@@ -140,13 +140,20 @@ test('a server that is not there is an error within the connect timeout, not a c
   await nobody.end()
 })
 
+function limited(statementTimeoutMs: number): Pool {
+  return openPool({
+    connectionString: db.url,
+    applicationName: 'the name',
+    statementTimeoutMs,
+    pipeline: true,
+  })
+}
+
 test('statement_timeout and application_name reach the server', async () => {
-  const open = (statementTimeoutMs: number): Pool =>
-    openPool({ connectionString: db.url, applicationName: 'the name', statementTimeoutMs, pipeline: true })
-  const hasty = open(50)
+  const hasty = limited(50)
   await expect(hasty.query('select pg_sleep(100)')).rejects.toMatchObject({ code: '57014' })
   await hasty.end()
-  const patient = open(3_600_000)
+  const patient = limited(3_600_000)
   const { rows } = await patient.query(
     "select current_setting('application_name') as name, current_setting('statement_timeout') as timeout",
   )

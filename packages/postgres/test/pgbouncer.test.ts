@@ -20,6 +20,7 @@ beforeAll(async () => {
     'default_transaction_read_only = on',
     "datestyle = 'German'",
     "statement_timeout = '10min'",
+    'search_path = shop, public',
   ])
     await db.pool.query(`alter database ${db.name} set ${setting}`)
   pooler = await startPgbouncer(db.url)
@@ -141,7 +142,7 @@ test('nothing of it stays in the sessions that others are given', async () => {
     paths.add(rows[0]!.path)
   }
   await other.end()
-  expect([...paths]).toEqual(['"$user", public'])
+  expect([...paths]).toEqual(['shop, public'])
 })
 
 test('a listener notices that nothing can be heard there and keeps no connection', async () => {

@@ -20,6 +20,7 @@ async function startHeard(db: TestDatabase, slot: string, atEnd: TestContext['on
     args: ['--module', './daemons/runner/test/fixtures/created.ts', '--slot', slot],
     env: { DATABASE_URL: db.url, LEASEHOLD_BEAT_INTERVAL_MS: '500', NOTIFY_SOCKET: systemd.path },
   })
+  await runner.waitForLine(/"event":"slot.taken"/)
   return { systemd, runner }
 }
 

@@ -84,7 +84,7 @@ export function spawnProcess(options: SpawnOptions): TestProcess {
     output: () => output.text,
     kill: (signal = 'SIGTERM') => void child.kill(signal),
     waitForLine: (pattern, wait = {}) =>
-      output.waitForLine(pattern, wait.timeoutMs ?? 60_000, wait.after ?? 0),
+      output.waitForLine(pattern, wait.timeoutMs ?? 90_000, wait.after ?? 0),
   }
 }
 

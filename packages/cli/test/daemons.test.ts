@@ -48,7 +48,7 @@ test('a runner works, stores what its handler says, and leaves with 0 on SIGTERM
   const runner = start(['runner', '--module', fixtureStages, '--stage', 'echo', '--slot', 'cli-slot'])
   await runner.waitForLine(/slot taken/)
   const id = await submit(db.pool, 'echo', { a: 1 })
-  expect(await waitForResult(db.pool, id)).toEqual({ a: 1 })
+  expect(await waitForResult(db.pool, id, { timeoutMs: 60_000 })).toEqual({ a: 1 })
   const workers = await leaseholdJson<{ slot: string; pid: number }[]>(['workers'], env)
   // The command has become the daemon: what is listed is what can be killed.
   expect(workers).toMatchObject([{ slot: 'cli-slot', pid: runner.pid }])
@@ -109,7 +109,7 @@ test('dev runs monitor and runners in one terminal, starts again what dies, and 
   const started = await dev.waitForLine(/^runner +\| started, pid \d+/)
   await dev.waitForLine(/^runner +\| .*slot taken/)
   const id = await submit(db.pool, 'echo', { b: 2 })
-  expect(await waitForResult(db.pool, id)).toEqual({ b: 2 })
+  expect(await waitForResult(db.pool, id, { timeoutMs: 60_000 })).toEqual({ b: 2 })
   const seen = dev.output().length
   process.kill(Number(/pid (\d+)/.exec(started)?.[1]), 'SIGKILL')
   await dev.waitForLine(/^runner +\| was ended by SIGKILL; it is started again in 1 s/)
@@ -133,7 +133,7 @@ test('a second dev takes the slots of the first one, which does not fight for th
   expect(await first.exit).toEqual({ code: 0, signal: null })
   expect(first.output()).not.toMatch(/^runner +\| .* started again/m)
   const id = await submit(db.pool, 'echo', { c: 3 })
-  expect(await waitForResult(db.pool, id)).toEqual({ c: 3 })
+  expect(await waitForResult(db.pool, id, { timeoutMs: 60_000 })).toEqual({ c: 3 })
   second.kill('SIGINT')
   expect(await second.exit).toEqual({ code: 0, signal: null })
 })

@@ -44,22 +44,20 @@ function start(...args: string[]): TestProcess {
 }
 
 test('a paused stage is named with the command that lets the run go on', { timeout: 120_000 }, async () => {
-  const line = await first.waitForLine(/waiting: /, { timeoutMs: 60_000 })
+  const line = await first.waitForLine(/waiting: /)
   const [, command] = /stage company_discovery is paused; to go on: npx leasehold (.*)$/.exec(line)!
   expect(first.output()).not.toContain('everything keeps running')
   expect((await leasehold(command!.split(' '), { DATABASE_URL: db.url })).code).toBe(0)
-  await first.waitForLine(/everything keeps running/, { timeoutMs: 60_000 })
+  await first.waitForLine(/everything keeps running/)
 })
 
 test(
   'a second start gives its run to the workers there are and takes no slot',
   { timeout: 120_000 },
   async () => {
-    await first.waitForLine(/everything keeps running/, { timeoutMs: 60_000 })
+    await first.waitForLine(/everything keeps running/)
     const second = start('--once')
-    await second.waitForLine(/^workers +run already and get this run too: .*company_discovery@/, {
-      timeoutMs: 60_000,
-    })
+    await second.waitForLine(/^workers +run already and get this run too: .*company_discovery@/)
     expect(await second.exit).toEqual({ code: 0, signal: null })
     expect(second.output()).toContain('the workers go on where they were started')
     const { rows } = await db.pool.query(

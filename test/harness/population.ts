@@ -40,8 +40,9 @@ export async function populate({ pool }: TestDatabase): Promise<Population> {
     registerWorker(pool, {
       slot,
       stages: stageNames,
-      leaseTtlMs: 90_000,
-      beatIntervalMs: 30_000,
+      // It never beats, and is to live as long as the file that asks about it, however slow that is.
+      leaseTtlMs: 3_600_000,
+      beatIntervalMs: 1_200_000,
       host: 'host.example',
       pid: 4711,
       version: 'test',
@@ -49,7 +50,7 @@ export async function populate({ pool }: TestDatabase): Promise<Population> {
     }).then((registration) => registration.workerId)
   await worker('slot-2')
   await pool.query(
-    "update leasehold.workers set beat_at = beat_at - interval '1 h', expires_at = beat_at - interval '30 min'",
+    "update leasehold.workers set beat_at = beat_at - interval '4 h', expires_at = beat_at - interval '3 h'",
   )
   const workerId = await worker('slot-1')
 

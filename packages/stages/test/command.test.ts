@@ -224,7 +224,8 @@ describe('what a program prints', () => {
     const before = process.memoryUsage.rss()
     expect(await outcome).toMatchObject({ outcome: 'done', result: { lastLines: expect.arrayContaining(['a line like any other', 'end']) } }) // prettier-ignore
     expect(lines.length).toBeLessThan(1100)
-    expect(process.memoryUsage.rss() - before).toBeLessThan(60_000_000)
+    // Kept, it would be all of the hundred; up to half of it lies about until somebody collects the garbage.
+    expect(process.memoryUsage.rss() - before).toBeLessThan(80_000_000)
   })
 })
 

@@ -9,6 +9,8 @@ import type { BenchServer } from './server.ts'
 import type { Cell, Measurement, Workload } from './workload.ts'
 
 const program = fileURLToPath(new URL('./cell.ts', import.meta.url))
+/** As the units of every service have it; for all systems, and inherited by the workers' processes. */
+const compileCache = fileURLToPath(new URL('../node_modules/.cache/compiled', import.meta.url))
 
 /** Throws when the cell fails: with the last lines of what it said. */
 export async function runCell(
@@ -41,7 +43,13 @@ function runProgram(args: readonly string[], limitMs: number, stop: AbortSignal)
       program,
       ...args,
     ],
-    { stdio: ['ignore', 'pipe', 'pipe'], timeout: limitMs, killSignal: 'SIGKILL', signal: stop },
+    {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { NODE_COMPILE_CACHE: compileCache, ...process.env },
+      timeout: limitMs,
+      killSignal: 'SIGKILL',
+      signal: stop,
+    },
   )
   let output = ''
   let said = ''

@@ -88,9 +88,9 @@ export async function takeFingerprint(
 }
 
 /**
- * Names what differs: tables first, then the rest, sorted. Of a table that was added or dropped nothing else is named. An
- * index or view that somebody added counts for nothing, because it cannot change what the schema's own objects do;
- * everything else that was added, altered or dropped does.
+ * Names what differs: tables first, then the rest, sorted. Of a table that was dropped, or added (which is said), nothing
+ * else is named. An index or view that somebody added counts for nothing, because it cannot change what the schema's own
+ * objects do; everything else that was added, altered or dropped does.
  */
 export function differences(stored: Fingerprint, live: Fingerprint): string[] {
   const titles = new Set([...Object.keys(stored), ...Object.keys(live)])
@@ -105,11 +105,12 @@ export function differences(stored: Fingerprint, live: Fingerprint): string[] {
   const rest = differing.filter(
     (title) => !tables.includes(title) && !whole.some((table) => belongsTo(title, table)),
   )
-  return [...tables, ...rest]
+  return [...tables.map((title) => (stored[title] === undefined ? `${title} (added)` : title)), ...rest]
 }
 
 /** By its name: what PostgreSQL names by itself (indexes, sequences) begins with the table's. */
-function belongsTo(title: string, table: string): boolean {
+function belongsTo(quoted: string, quotedTable: string): boolean {
+  const [title, table] = [quoted.replaceAll('"', ''), quotedTable.replaceAll('"', '')]
   return (
     title.startsWith(`column ${table}.`) ||
     title.endsWith(` on ${table}`) ||

@@ -14,7 +14,7 @@ import { chmod, mkdir, readFile, readdir, rm, stat, writeFile } from 'node:fs/pr
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { Client, type QueryResultRow } from 'pg'
-import { afterEach, beforeEach, expect, inject, test } from 'vitest'
+import { afterEach, beforeEach, expect, inject, onTestFinished, test } from 'vitest'
 import { copyCluster } from '../../../test/harness/cluster.ts'
 import { listenOnLoopback } from '../../../test/harness/loopback.ts'
 import { makeServerFolder } from '../../../test/harness/server-folder.ts'
@@ -115,12 +115,15 @@ test('processes that outlive their killed server for a moment are waited for', a
     "select pid from pg_stat_activity where backend_type = 'checkpointer'",
   )
   process.kill(late!.pid, 'SIGSTOP')
+  let stopped = true
+  onTestFinished(() => void (stopped && process.kill(late!.pid, 'SIGKILL')))
   process.kill(first.pid, 'SIGKILL')
   await gone(first.pid)
   const again = start()
   const said = (): Promise<string> => readFile(join(dataDir, 'startup.log'), 'utf8')
   await expect.poll(said).toContain('pre-existing shared memory block')
   process.kill(late!.pid, 'SIGKILL')
+  stopped = false
   expect((await again).started).toBe(true)
 })
 

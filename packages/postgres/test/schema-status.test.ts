@@ -143,14 +143,21 @@ test.each([
 
 test('a table that a login named like the schema made there is named as a whole, with the way out', async () => {
   await migrate(db.pool, { folder })
-  await db.pool.query(
-    'create table leasehold.orders (id serial primary key, note text unique check (note <> $$$$))',
-  )
-  const refusal = assertSchema(db.pool, { folder })
-  await expect(refusal).rejects.toMatchObject({ problem: 'tampered', differing: ['table leasehold.orders'] })
-  await expect(refusal).rejects.toThrow('alter table leasehold.NAME set schema public')
-  await db.pool.query('alter table leasehold.orders set schema public')
-  await assertSchema(db.pool, { folder })
+  for (const name of ['orders', '"My Orders"']) {
+    await db.pool.query(
+      `create table leasehold.${name} (id serial primary key, note text unique check (note <> $$$$))`,
+    )
+    const refusal = assertSchema(db.pool, { folder })
+    await expect(refusal).rejects.toMatchObject({
+      problem: 'tampered',
+      differing: [`table leasehold.${name} (added)`],
+    })
+    await expect(refusal).rejects.toThrow('alter table leasehold.NAME set schema public')
+    await db.pool.query(`alter table leasehold.${name} set schema public`)
+    await assertSchema(db.pool, { folder })
+  }
+  await db.pool.query('alter table leasehold.item enable row level security')
+  await expect(assertSchema(db.pool, { folder })).rejects.not.toThrow('set schema public')
 })
 
 test('partitions, data, grants, tuning, a moved clock and an index or view of the operator are no tampering', async () => {

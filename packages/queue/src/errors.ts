@@ -36,7 +36,8 @@ export interface SchemaVersionFacts {
 
 /** A login that is named as the schema finds it first in its default search_path. */
 const tablesOfTheLogin =
-  'A table of yours that landed there, because your login is named leasehold: `alter table leasehold.NAME set schema public`, ' +
+  'If your login is named leasehold, tables it makes without a schema land there: `alter table leasehold.NAME set schema public` ' +
+  'moves an added one out, ' +
   'and `alter role leasehold set search_path = public` keeps the next one out.'
 
 const schemaAdvice: Record<SchemaProblem, (f: SchemaVersionFacts) => string> = {
@@ -52,7 +53,7 @@ const schemaAdvice: Record<SchemaProblem, (f: SchemaVersionFacts) => string> = {
   tampered: (f) =>
     `Schema leasehold was changed by hand; it differs at ${f.differing.join(', ')}. ` +
     'Put those objects back as the migrations made them (migrations/schema.sql shows how), then start again.' +
-    (f.differing.some((title) => title.startsWith('table ')) ? ` ${tablesOfTheLogin}` : ''),
+    (f.differing.some((title) => title.endsWith(' (added)')) ? ` ${tablesOfTheLogin}` : ''),
 }
 
 /** The database's schema is not the one this program was written for; nothing may run until it is. */

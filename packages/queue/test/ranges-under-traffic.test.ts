@@ -28,7 +28,7 @@ async function work(
   stop: AbortSignal,
   settled: (tasks: number) => void,
 ): Promise<void> {
-  await session.query(`set lock_timeout = '30s'; set deadlock_timeout = '100ms'`)
+  await session.query(`set lock_timeout = '5s'; set deadlock_timeout = '100ms'`)
   const worker = await addWorker(session, [stage], { ttl: '1 day' })
   let done: { task_id: string; fence: string }[] = []
   while (!stop.aborted || done.length > 0) {

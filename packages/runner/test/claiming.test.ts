@@ -229,12 +229,15 @@ test('10,000 tasks in flight cost one row update per beat', async () => {
   await expect.poll(() => state.running, { timeout: 45_000 }).toBe(10_000)
   await db.pool.query('truncate public.worker_updates')
   const written = await eventually(async () => {
-    const found = await db.pool.query<{ updates: number; beats: number }>(
-      'select count(*)::integer as updates, count(distinct beat_at)::integer as beats from public.worker_updates',
+    const found = await db.pool.query<{ updates: number; beats: number; ms: number }>(
+      `select count(*)::integer as updates, count(distinct beat_at)::integer as beats,
+        extract(epoch from max(beat_at) - min(beat_at))::float8 * 1000 as ms from public.worker_updates`,
     )
     return found.rows[0]!.beats >= 5 && found.rows[0]!
   })
   expect(written.updates).toBe(written.beats)
+  // A beat that was late may be followed early by the next one; many more beats than intervals would be one for each task.
+  expect(written.updates).toBeLessThanOrEqual(written.ms / 150 + 2)
   const { rows } = await db.pool.query(
     'select running, oldest_fence <= (select min(fence) from leasehold.leases) as covers from leasehold.workers',
   )

@@ -73,10 +73,14 @@ export function openExchange(parts: ExchangeParts): Exchange {
     refusal: (url) => refusal(parts, url),
     outage: (url) => outage(parts, url),
     get: (url, limits) =>
-      parts.gate.run(url.host, limits.signal, async () =>
-        get(parts, await (opened ??= connect(parts)), url, limits),
-      ),
-    close: async () => (await opened)?.agent.destroy(),
+      parts.gate.run(url.host, limits.signal, async () => {
+        // A deploy may have the library away for a moment; the next page looks again.
+        const connections = await (opened ??= connect(parts)).catch((error: unknown) => rootMessage(error))
+        if (typeof connections !== 'string') return get(parts, connections, url, limits)
+        opened = null
+        return unavailable('network', `the HTTP client cannot be loaded: ${connections}`)
+      }),
+    close: async () => (await opened?.catch(() => null))?.agent.destroy(),
   }
 }
 

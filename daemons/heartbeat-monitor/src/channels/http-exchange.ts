@@ -30,8 +30,12 @@ const maxAnswerBytes = 16_384
 /** Asks once. Throws {@link DeliveryError} when there is no answer, doubtful when the question may have been heard. */
 export async function exchange(url: URL, question: Question, signal: AbortSignal): Promise<Answer> {
   const { method, headers = {}, body = null, totalMs = defaultTotalMs } = question
-  // Loaded with the first alert by HTTP: most monitors only send mail.
-  const { Agent, request } = await import('undici')
+  // Loaded with the first message by HTTP: most monitors only send mail. A deploy may have it away for a moment.
+  const { Agent, request } = await import('undici').catch((error: unknown) => {
+    throw new DeliveryError(`the HTTP client cannot be loaded: ${describeError(error).message}`, {
+      doubtful: false,
+    })
+  })
   const agent = new Agent({ connections: 1, connect: { timeout: Math.min(5_000, totalMs) } })
   let connected = false
   agent.on('connect', () => (connected = true))

@@ -113,7 +113,14 @@ test('the plan tells what the next turn drops, and drops nothing', async () => {
   const planned = (await retentionPlan(db)).filter((range) => range.action === 'drop')
   expect(planned.length).toBeGreaterThan(0)
   expect(planned.every((range) => range.bytes > 0 && range.reason === null)).toBe(true)
-  expect((await retentionPlan(db)).filter((range) => range.action === 'drop')).toEqual(planned)
+  const again = (await retentionPlan(db)).filter((range) => range.action === 'drop')
+  // Size and number of tasks are estimates, which an autovacuum in between makes better.
+  const withoutEstimates = planned.map((range) => ({
+    ...range,
+    bytes: expect.any(Number) as number,
+    tasks: expect.any(Number) as number,
+  }))
+  expect(again).toEqual(withoutEstimates)
   expect(await take('retention')).toMatchObject({
     rangesDropped: planned.length,
     tablesDropped: planned.length * 5,

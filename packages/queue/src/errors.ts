@@ -36,9 +36,9 @@ export interface SchemaVersionFacts {
 
 /** A login that is named as the schema finds it first in its default search_path. */
 const tablesOfTheLogin =
-  'If your login is named leasehold, tables it makes without a schema land there: `alter table leasehold.NAME set schema public` ' +
-  'moves an added one out, ' +
-  'and `alter role leasehold set search_path = public` keeps the next one out.'
+  'If your login is named leasehold, tables it makes without a schema land there: ' +
+  '`alter table leasehold.NAME set schema public` moves an added one out, ' +
+  '`alter role leasehold set search_path = public` keeps the next one out.'
 
 const schemaAdvice: Record<SchemaProblem, (f: SchemaVersionFacts) => string> = {
   unmigrated: () => 'The database has no Leasehold schema. Run `npx leasehold migrate` once.',

@@ -68,8 +68,9 @@ const advice = [
   '# Yours go into a file of another name beside this one; this one is written anew by the next install.',
 ]
 
+const unitEnds = [...daemons.map(({ name }) => name), 'runner', 'fire', 'target']
 /** The beginning of a unit's name, where one is named. */
-const unitNames = new RegExp(`\\bleasehold(?=[-.](${[...daemons.map(({ name }) => name), 'runner', 'fire', 'target'].join('|')})\\b)`, 'g') // prettier-ignore
+const unitNames = new RegExp(`\\bleasehold(?=[-.](${unitEnds.join('|')})\\b)`, 'g')
 
 /** A shipped unit under the names of this installation. */
 function unitFile(installation: Installation, name: string): PlannedFile {

@@ -77,21 +77,21 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedS
   await ensureCluster(wanted, binaries, account, { ephemeral: options.ephemeral ?? false })
   const paths = clusterPaths(await realpath(wanted.root))
   const deadline = Date.now() + (options.startTimeoutMs ?? 300_000)
-  const graceUntil = Date.now() + 30_000
-  for (let attempt = 1; ; attempt++) {
+  const graceUntil = Math.min(deadline, Date.now() + 30_000)
+  let portsTaken = 0
+  for (;;) {
     await removeStalePid(paths.data)
     const port = options.port ?? (await choosePort(paths))
     const outcome = await launch(paths, binaries, account, { ...options, port }, deadline)
     if (typeof outcome === 'string') {
       // Processes of a server that was killed end a moment after it; one that starts beside us writes its file a moment later.
-      if (inTheWayForAMoment.test(outcome) && Date.now() < Math.min(deadline, graceUntil)) {
-        attempt -= 1
+      if (inTheWayForAMoment.test(outcome) && Date.now() < graceUntil) {
         await delay(100)
         continue
       }
       const taken = !(await isFree(port))
       // Somebody took the port between our look at it and the server's.
-      if (taken && options.port === undefined && attempt < 8) continue
+      if (taken && options.port === undefined && ++portsTaken < 8) continue
       throw startFailure(paths, taken ? `port ${port} is taken` : outcome)
     }
     const server = await describe(paths, outcome.postmaster, outcome.started)

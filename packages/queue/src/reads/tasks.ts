@@ -8,7 +8,7 @@
 import type { RawBuilder } from 'kysely'
 import type { Db } from '../db.ts'
 import type { TaskState } from '../task.ts'
-import { type Builder, builder, checkLimit, mayRead, rowsOf } from './query.ts'
+import { builder, checkLimit, mayRead, rowsOf } from './query.ts'
 
 /** A task in a list. Absent facts are null. */
 export interface TaskSummary {
@@ -64,10 +64,10 @@ export function isWalk({ stage, state, runId, key }: TaskFilter): boolean {
 export async function listTasks(db: Db, filter: TaskFilter = {}): Promise<TaskSummary[]> {
   const { stage, state, runId, key, beforeId } = filter
   const limit = checkLimit(filter.limit ?? 50)
-  const parts = await builder()
+  const { from } = await builder()
   const lowest = isWalk(filter) ? await endOfWalk(db, beforeId, filter.withinIds ?? longestWalk) : null
-  const among = (await idsInState(db, filter, limit, lowest)) ?? walked(parts, filter, limit, lowest)
-  const query = parts.from
+  const among = (await idsInState(db, filter, limit, lowest)) ?? (await walked(filter, limit, lowest))
+  const query = from
     .selectFrom('task_status as t')
     .select([
       't.task_id as taskId',
@@ -152,13 +152,13 @@ async function endOfWalk(db: Db, beforeId: string | undefined, length: number): 
 }
 
 /** The ids of a stage or a key in a stretch of the primary key, from the newest down. */
-function walked(
-  { from, sql }: Builder,
+async function walked(
   filter: TaskFilter,
   limit: number,
   lowest: string | null,
-): RawBuilder<boolean> | null {
+): Promise<RawBuilder<boolean> | null> {
   if (lowest === null) return null
+  const { from, sql } = await builder()
   const { stage, state, key, beforeId } = filter
   const ids = from
     .selectFrom('task_status as s')

@@ -2,30 +2,79 @@
  * JSON whose whole numbers stay what they are: PostgreSQL keeps numbers of any size, JavaScript rounds beyond 2^53.
  *
  * Invariant: an integer that JavaScript would round is a bigint, in both directions; everything else is as JSON.parse and
- * JSON.stringify have it, and costs the same: only a text with sixteen digits in a row is looked at more closely.
+ * JSON.stringify have it, and costs the same: only a text with sixteen digits in a row is looked at more closely. Parsing
+ * is as robust as JSON.parse: whatever the database takes for JSON can be parsed, for a whole batch is parsed at once.
  */
 
-/** Parses JSON; integers that a number cannot hold become bigint. Throws as JSON.parse does. */
+/** Parses JSON of any depth; integers that a number cannot hold become bigint. Throws as JSON.parse does. */
 export function parseExact(text: string): unknown {
   if (!/\d{16}/.test(text)) return JSON.parse(text)
-  return JSON.parse(text, exactly)
+  // A reviver would do it too, but it calls itself for each level and ends at a few thousand of them.
+  let mark = ''
+  do mark = `#${crypto.randomUUID()} `
+  while (text.includes(mark))
+  const marked = marking(text, mark)
+  return marked === text ? JSON.parse(text) : unmarked(JSON.parse(marked), mark)
 }
 
-type Reviver = (key: string, value: unknown, context: { source?: string }) => unknown
+/** The text with every integer that would be rounded as a text that begins with the mark. */
+function marking(text: string, mark: string): string {
+  const quoteOrNumber = /"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
+  let marked = ''
+  let from = 0
+  for (let found = quoteOrNumber.exec(text); found !== null; found = quoteOrNumber.exec(text)) {
+    const [token] = found
+    if (token === '"') {
+      const end = endOfString(text, quoteOrNumber.lastIndex)
+      if (end === -1) break // JSON.parse says so
+      quoteOrNumber.lastIndex = end
+    } else if (isRounded(token)) {
+      marked += `${text.slice(from, found.index)}"${mark}${token}"`
+      from = quoteOrNumber.lastIndex
+    }
+  }
+  return marked + text.slice(from)
+}
 
-// The third argument is in Node since 21; the types do not know it yet.
-const exactly = ((_key, value, { source }) =>
-  typeof value === 'number' && source !== undefined && isRounded(value, source)
-    ? BigInt(source)
-    : value) as Reviver as (key: string, value: unknown) => unknown
+/** Behind the quote that ends what begins at `from`; -1 for none. Not by a pattern: those give up on long texts. */
+function endOfString(text: string, from: number): number {
+  for (let quote = text.indexOf('"', from); quote !== -1; quote = text.indexOf('"', quote + 1)) {
+    let backslashes = 0
+    while (text[quote - 1 - backslashes] === '\\') backslashes += 1
+    if (backslashes % 2 === 0) return quote + 1
+  }
+  return -1
+}
 
-/** Whether the digits that JavaScript would show are others than those which stand there. */
-function isRounded(value: number, source: string): boolean {
-  if (Number.isSafeInteger(value) || !/^-?\d+$/.test(source)) return false
+/** Whether it is an integer, and the digits that JavaScript would show are others than those which stand there. */
+function isRounded(token: string): boolean {
+  if (token.length < 16 || !/^-?[1-9]\d+$/.test(token)) return false
+  const value = Number(token)
+  if (Number.isSafeInteger(value)) return false
   const [mantissa = '', exponent = '0'] = Math.abs(value).toExponential().split('e')
   const digits = mantissa.replace('.', '').padEnd(Number(exponent) + 1, '0')
-  return digits !== source.replace('-', '')
+  return digits !== token.replace('-', '')
 }
+
+/** Puts bigints where marked texts stand. */
+function unmarked(root: unknown, mark: string): unknown {
+  const exact = (value: unknown): unknown =>
+    typeof value === 'string' && value.startsWith(mark) ? BigInt(value.slice(mark.length)) : value
+  const open: unknown[] = [root]
+  while (open.length > 0) {
+    const holder = open.pop()
+    if (typeof holder !== 'object' || holder === null) continue
+    for (const [key, value] of Object.entries(holder)) {
+      const replaced = exact(value)
+      // Not an assignment: "__proto__" is a name like any other in JSON.
+      if (replaced !== value) Object.defineProperty(holder, key, { value: replaced, ...ordinary })
+      else open.push(value)
+    }
+  }
+  return exact(root)
+}
+
+const ordinary = { writable: true, enumerable: true, configurable: true }
 
 /** JSON text of a value; a bigint is written as the number it is. All else as JSON.stringify has it. */
 export function writeExact(value: unknown, indent = 0): string | undefined {

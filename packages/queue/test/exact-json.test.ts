@@ -25,8 +25,33 @@ test.each([
   ['0.12345678901234567890', 0.12345678901234568],
   ['"9007199254740993"', '9007199254740993'],
   ['{"a": [1, 9007199254740993]}', { a: [1, 9007199254740993n] }],
+  ['{"9007199254740993": "9007199254740993"}', { '9007199254740993': '9007199254740993' }],
+  ['["\\\\", 9007199254740993, "\\"9007199254740993"]', ['\\', 9007199254740993n, '"9007199254740993']],
+  ['[12345678901234567e3, 1.1234567890123456789]', [12345678901234567000, 1.1234567890123457]],
+  ['1'.repeat(400), BigInt('1'.repeat(400))],
 ])('%s is parsed as what it is', (text, value) => {
   expect(parseExact(text)).toEqual(value)
+})
+
+test('a name that objects have anyway is one like any other', () => {
+  const parsed = parseExact('{"__proto__": 9007199254740993}') as object
+  expect(Object.entries(parsed)).toEqual([['__proto__', 9007199254740993n]])
+})
+
+test.each(['01234567890123456789', '1234567890123456789x', '5-1234567890123456789', '"1234567890123456789'])(
+  '%s is no JSON',
+  (text) => {
+    expect(() => parseExact(text)).toThrow(SyntaxError)
+  },
+)
+
+test.each([
+  ['100,000 levels', '['.repeat(100_000), ']'.repeat(100_000)],
+  ['a text of many megabytes', `["${'x\\n'.repeat(5_000_000)}", `, ']'],
+])('%s around an integer does not end it', (_what, before, after) => {
+  let value = parseExact(`${before}9007199254740993${after}`)
+  while (Array.isArray(value)) value = value.at(-1)
+  expect(value).toBe(9007199254740993n)
 })
 
 test('a bigint is written as the number it is, beside everything else', () => {
@@ -57,6 +82,6 @@ test('an id of any size goes through the database into a handler’s schema', as
     promote: false,
     wakeMs: null,
   })
-  const received = parsePayload({ name: stage, payload }, parseExact(answer.claimed[0]![4]))
+  const received = parsePayload({ name: stage, payload }, answer.claimed[0]!.payload)
   expect(received).toEqual({ small: 7n, large: 9223372036854775807n })
 })

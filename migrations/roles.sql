@@ -57,6 +57,7 @@ grant execute on function leasehold.clock_doubt() to leasehold_observer;
 grant execute on function leasehold.drain_slot(slot text) to leasehold_operator;
 grant execute on function leasehold.epoch_ms(p_at timestamp with time zone) to leasehold_operator;
 grant execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer) to leasehold_worker;
+grant execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer, p_packed boolean) to leasehold_worker;
 grant execute on function leasehold.explain_task(task_id bigint) to leasehold_observer;
 grant execute on function leasehold.explain_task(task_id bigint) to leasehold_submitter;
 grant execute on function leasehold.final_outcome(p_task_id bigint) to leasehold_observer;
@@ -211,6 +212,7 @@ revoke execute on function leasehold.ensure_partitions(p_ahead integer) from pub
 revoke execute on function leasehold.enter(p_task_ids bigint[], p_failures smallint[], p_crashes smallint[], p_run_ats timestamp with time zone[], p_express boolean) from public;
 revoke execute on function leasehold.epoch_ms(p_at timestamp with time zone) from public;
 revoke execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer) from public;
+revoke execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer, p_packed boolean) from public;
 revoke execute on function leasehold.expire_deadlines(p_slack interval, p_limit integer) from public;
 revoke execute on function leasehold.explain_task(task_id bigint) from public;
 revoke execute on function leasehold.failing_schedules() from public;

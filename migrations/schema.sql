@@ -2502,6 +2502,16 @@ RETURN (floor((EXTRACT(epoch FROM p_at) * (1000)::numeric)))::bigint;
 
 CREATE OR REPLACE FUNCTION leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer)
  RETURNS TABLE(task_id bigint, fence bigint, stage text, attempt smallint, payload text, extra text)
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select * from leasehold.exchange(
+    p_worker, p_done_ids, p_done_fences, p_endings, p_children, p_notes, p_stages, p_limits, p_run_id, p_promote, p_wake_ms, false)
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer, p_packed boolean)
+ RETURNS TABLE(task_id bigint, fence bigint, stage text, attempt smallint, payload text, extra text)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
@@ -2531,6 +2541,7 @@ declare
   v_first bigint;
   v_last bigint;
   v_fence bigint;
+  v_one_fence bigint;
   v_rate record;
   v_held text[];
   v_look_at timestamptz;
@@ -2563,12 +2574,16 @@ begin
   end if;
   if p_done_ids is not null then
     -- Done without a result, the hot path: one walk of the index over the ids. The pairs are compared inside a case, so
-    -- that they are hashed once; as a join they would be compared each with each by a plan made for a few.
+    -- that they are hashed once; as a join they would be compared each with each by a plan made for a few. Leases of one
+    -- claim have one fence, and then there is nothing to compare but that.
+    if p_done_fences[1] = all (p_done_fences) and cardinality(p_done_fences) = cardinality(p_done_ids) then
+      v_one_fence := p_done_fences[1];
+    end if;
     with ended as (
       delete from leasehold.leases l
       where l.task_id = any (p_done_ids) and l.deadline_at > v_now
         and l.worker_id is not distinct from p_worker -- not "=": the plan must go by task, never by worker
-        and case when (l.task_id, l.fence) in (
+        and case when v_one_fence is not null then l.fence = v_one_fence when (l.task_id, l.fence) in (
           select d.task_id, d.fence from unnest(p_done_ids, p_done_fences) as d(task_id, fence)) then true else false end
       returning l.task_id, l.fence, l.leased_at, l.attempt, l.run_id, l.key, l.concurrency_key
     ), recorded as (
@@ -2684,16 +2699,20 @@ begin
             v_locked := true;
           end if;
           v_fence := nextval('leasehold.fences');
-          if not v_again then
+          if p_packed and not v_again then
+            -- Nothing was tried before: all but the payloads is known, or the same for all of them. One row for the batch
+            -- instead of one for each task; what is long goes by itself, so that no text outgrows what a text may be.
             return query
             with taken as (
               delete from leasehold.ready r where r.ctid = any (v_picked)
             ), claimed as materialized (
-              select x.id, x.run_id, x.key, x.concurrency_key, x.timeout, x.payload::text as payload,
-                case when x.run_id is null and x.key is null and x.title is null and x.meta is null and x.timeout is null
-                    and x.max_attempts is null and x.concurrency_key is null
-                  then null else leasehold.task_extra(x, 0::smallint) end as extra
-              from leasehold.tasks x where x.id = any (v_ids) and x.id between v_first and v_last
+              select t.*, octet_length(t.payload) + coalesce(octet_length(t.extra), 0) <= 10000 as short
+              from (
+                select x.id, x.run_id, x.key, x.concurrency_key, x.timeout, x.payload::text as payload,
+                  case when x.run_id is null and x.key is null and x.title is null and x.meta is null and x.timeout is null
+                      and x.max_attempts is null and x.concurrency_key is null
+                    then null else leasehold.task_extra(x, 0::smallint) end as extra
+                from leasehold.tasks x where x.id = any (v_ids) and x.id between v_first and v_last) t
             ), leased as (
               insert into leasehold.leases (
                 task_id, fence, worker_id, leased_at, deadline_at, attempt, crashes, stage, run_id, key, concurrency_key)
@@ -2701,7 +2720,13 @@ begin
                 v_stage.name, c.run_id, c.key, c.concurrency_key
               from claimed c
             )
-            select c.id, v_fence, v_stage.name, 1::smallint, c.payload, c.extra from claimed c;
+            select null::bigint, v_fence, v_stage.name, 1::smallint, '[' || string_agg(c.payload, ',') || ']',
+              '{"task_ids":["' || string_agg(c.id::text, '","') || '"]'
+                || case when count(c.extra) = 0 then '' else ',"extras":[' || string_agg(coalesce(c.extra, 'null'), ',') || ']' end
+                || '}'
+            from claimed c where c.short having count(*) > 0
+            union all
+            select c.id, v_fence, v_stage.name, 1::smallint, c.payload, c.extra from claimed c where not c.short;
           else
             return query
             with taken as (
@@ -5732,6 +5757,7 @@ grant execute on function leasehold.clock_doubt() to leasehold_observer;
 grant execute on function leasehold.drain_slot(slot text) to leasehold_operator;
 grant execute on function leasehold.epoch_ms(p_at timestamp with time zone) to leasehold_operator;
 grant execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer) to leasehold_worker;
+grant execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer, p_packed boolean) to leasehold_worker;
 grant execute on function leasehold.explain_task(task_id bigint) to leasehold_observer;
 grant execute on function leasehold.explain_task(task_id bigint) to leasehold_submitter;
 grant execute on function leasehold.final_outcome(p_task_id bigint) to leasehold_observer;
@@ -5886,6 +5912,7 @@ revoke execute on function leasehold.ensure_partitions(p_ahead integer) from pub
 revoke execute on function leasehold.enter(p_task_ids bigint[], p_failures smallint[], p_crashes smallint[], p_run_ats timestamp with time zone[], p_express boolean) from public;
 revoke execute on function leasehold.epoch_ms(p_at timestamp with time zone) from public;
 revoke execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer) from public;
+revoke execute on function leasehold.exchange(p_worker uuid, p_done_ids bigint[], p_done_fences bigint[], p_endings jsonb, p_children jsonb, p_notes jsonb, p_stages text[], p_limits integer[], p_run_id text, p_promote boolean, p_wake_ms integer, p_packed boolean) from public;
 revoke execute on function leasehold.expire_deadlines(p_slack interval, p_limit integer) from public;
 revoke execute on function leasehold.explain_task(task_id bigint) from public;
 revoke execute on function leasehold.failing_schedules() from public;

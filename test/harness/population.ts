@@ -66,7 +66,7 @@ export async function populate({ pool }: TestDatabase): Promise<Population> {
   )
   const claim = { ...nothing, workerId, stages: stageNames, limits: [9, 9, 9] }
   const { claimed } = await exchange(pool, claim)
-  const fences = new Map(claimed.map(([id, fence]) => [id, fence]))
+  const fences = new Map(claimed.map(({ taskId, fence }) => [taskId, fence]))
   const ending = (id: string, more: object): object => ({ task_id: id, fence: fences.get(id), ...more })
   await exchange(pool, {
     ...nothing,

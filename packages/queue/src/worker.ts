@@ -7,6 +7,7 @@
  */
 import type { Db } from './db.ts'
 import { toMs } from './duration.ts'
+import { parseExact } from './exact-json.ts'
 import { wholeRate } from './rate.ts'
 import type { StageSettings } from './stage.ts'
 import { translating } from './translate.ts'
@@ -149,26 +150,57 @@ export interface Receipt {
   drain?: boolean
 }
 
-/** A claimed task: id, fence, stage, attempt, payload as JSON text, further facts as JSON text or null. */
-export type ClaimedRow = [
-  id: string,
+/** A claimed task. */
+export interface ClaimedTask {
+  readonly taskId: string
+  readonly fence: string
+  readonly stage: string
+  readonly attempt: number
+  /** As its submitter wrote it, parsed by {@link parseExact}. */
+  readonly payload: unknown
+  /** What it has beside its payload; null for nothing. */
+  readonly extra: TaskExtra | null
+}
+
+/** What a task may have beside its payload, and how often a worker ended with it. */
+export interface TaskExtra {
+  readonly run_id?: string
+  readonly key?: string
+  readonly title?: string
+  readonly meta?: unknown
+  readonly priority?: number
+  readonly concurrency_key?: string
+  readonly max_attempts?: number
+  readonly timeout_ms?: number
+  readonly crashes?: number
+}
+
+/** An answer to an exchange. */
+export interface ExchangeAnswer {
+  readonly receipt: Receipt
+  /** Stage by stage, in the order of the request; of each the older ones first. */
+  readonly claimed: ClaimedTask[]
+  /** How long the payloads were, in characters of JSON. */
+  readonly characters: number
+}
+
+/** A row of leasehold.exchange: one task, many (without an id, see migration 0027), or the receipt (without a stage). */
+type AnswerRow = [
+  taskId: string | null,
   fence: string,
-  stage: string,
+  stage: string | null,
   attempt: number,
   payload: string,
   extra: string | null,
 ]
 
 const exchangeText =
-  'select * from leasehold.exchange($1, $2::bigint[], $3::bigint[], $4::jsonb, $5::jsonb, $6::jsonb, $7, $8, $9, $10, $11)'
+  'select * from leasehold.exchange($1, $2::bigint[], $3::bigint[], $4::jsonb, $5::jsonb, $6::jsonb, $7, $8, $9, $10, $11, $12)'
 
 /** Settles, notes, submits children and claims in one statement and one commit. */
-export async function exchange(
-  db: Db,
-  request: ExchangeRequest,
-): Promise<{ receipt: Receipt; claimed: ClaimedRow[] }> {
+export async function exchange(db: Db, request: ExchangeRequest): Promise<ExchangeAnswer> {
   const r = request
-  const { rows } = await db.query({
+  const result = await db.query({
     name: 'leasehold_exchange',
     text: exchangeText,
     rowMode: 'array',
@@ -184,27 +216,63 @@ export async function exchange(
       r.runId,
       r.promote,
       r.wakeMs,
+      true,
     ],
   })
+  const rows = result.rows as unknown as AnswerRow[]
   // The receipt is the last row: the claim streams before it.
-  const claimed = rows as unknown as (ClaimedRow | [null, null, null, null, null, string])[]
-  const receipt = JSON.parse(claimed.pop()![5]!) as Receipt
-  return { receipt, claimed: inOrder(claimed as ClaimedRow[]) }
+  const receipt = JSON.parse(rows.pop()![5]!) as Receipt
+  const claimed: ClaimedTask[] = []
+  let characters = 0
+  for (const row of rows) {
+    characters += row[4].length
+    unpack(row, claimed)
+  }
+  return { receipt, claimed: inOrder(claimed), characters }
+}
+
+function unpack([taskId, fence, stage, attempt, payload, extra]: AnswerRow, into: ClaimedTask[]): void {
+  if (taskId !== null) {
+    into.push({
+      taskId,
+      fence,
+      stage: stage!,
+      attempt,
+      payload: parseExact(payload),
+      extra: extra === null ? null : (parseExact(extra) as TaskExtra),
+    })
+    return
+  }
+  const payloads = parseExact(payload) as unknown[]
+  const { task_ids, extras } = parseExact(extra!) as { task_ids: string[]; extras?: (TaskExtra | null)[] }
+  for (let i = 0; i < payloads.length; i++) {
+    into.push({
+      taskId: task_ids[i]!,
+      fence,
+      stage: stage!,
+      attempt,
+      payload: payloads[i],
+      extra: extras === undefined ? null : extras[i]!,
+    })
+  }
 }
 
 /**
- * Rows come stage by stage; within a stage, where one was tried before, as they lie on disk: nearly, not always, as they
- * were submitted. All of a batch start together, so their order matters only among themselves: the older ones first.
+ * Tasks come stage by stage; within a stage as they lie on disk, those that were tried before or are long by themselves:
+ * nearly, not always, as they were submitted. All of a batch start together, so their order matters only among themselves:
+ * the older ones first.
  */
-function inOrder(rows: ClaimedRow[]): ClaimedRow[] {
-  const misplaced = rows.some((row, i) => i > 0 && row[2] === rows[i - 1]![2] && isOlder(row, rows[i - 1]!))
-  if (!misplaced) return rows
-  const stages = new Map([...new Set(rows.map((row) => row[2]))].map((stage, nr) => [stage, nr]))
-  return rows.sort((a, b) => stages.get(a[2])! - stages.get(b[2])! || (isOlder(a, b) ? -1 : 1))
+function inOrder(tasks: ClaimedTask[]): ClaimedTask[] {
+  const misplaced = tasks.some(
+    (task, i) => i > 0 && task.stage === tasks[i - 1]!.stage && isOlder(task, tasks[i - 1]!),
+  )
+  if (!misplaced) return tasks
+  const stages = new Map([...new Set(tasks.map((task) => task.stage))].map((stage, nr) => [stage, nr]))
+  return tasks.sort((a, b) => stages.get(a.stage)! - stages.get(b.stage)! || (isOlder(a, b) ? -1 : 1))
 }
 
-function isOlder(a: ClaimedRow, b: ClaimedRow): boolean {
-  return a[0].length === b[0].length ? a[0] < b[0] : a[0].length < b[0].length
+function isOlder({ taskId: a }: ClaimedTask, { taskId: b }: ClaimedTask): boolean {
+  return a.length === b.length ? a < b : a.length < b.length
 }
 
 /**
@@ -227,7 +295,7 @@ export async function settle(
     text: exchangeText.replace('*', `*, ${endWhenLeftOpen}`),
     rowMode: 'array',
     // promote null: revocations of other leases stay for the loop, which reads its own receipts only.
-    values: [workerId, null, null, ending, children, null, null, null, null, null, null],
+    values: [workerId, null, null, ending, children, null, null, null, null, null, null, false],
   })
   const receipt = JSON.parse((rows as unknown as string[][])[0]![5]!) as Receipt
   return receipt.worker === 'live' && receipt.refused === undefined

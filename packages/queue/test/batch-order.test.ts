@@ -57,9 +57,12 @@ test('rows that were written into holes of the table do not come first; stages s
     wakeMs: null,
   })
   const of = (stage: string): number[] =>
-    claimed.filter((row) => row[2] === stage).map((row) => Number(row[0]))
+    claimed.filter((task) => task.stage === stage).map((task) => Number(task.taskId))
   for (const stage of stages) expect(of(stage)).toEqual(of(stage).toSorted((a, b) => a - b))
-  expect(claimed.map((row) => row[2])).toEqual([...Array(60).fill(stages[0]), ...Array(20).fill(stages[1])])
+  expect(claimed.map((task) => task.stage)).toEqual([
+    ...Array(60).fill(stages[0]),
+    ...Array(20).fill(stages[1]),
+  ])
 })
 
 test('the tasks of one INSERT come in its order, also where there are more stages than tasks', async () => {

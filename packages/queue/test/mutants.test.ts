@@ -33,6 +33,11 @@ beforeAll(async () => {
 })
 afterAll(() => database.drop())
 
+interface Lease {
+  readonly taskId: string
+  readonly fence: string
+}
+
 interface Mutant {
   readonly function: string
   readonly guard: string
@@ -65,11 +70,21 @@ async function settledByAnother(how: typeof settleBulk): Promise<string | null> 
   return (await how(other, lease)) ? 'a worker settled what another one holds' : null
 }
 
-async function settleBulk(worker: string, lease: { taskId: string; fence: string }): Promise<boolean> {
+async function settleBulk(worker: string, lease: Lease): Promise<boolean> {
   return (await settleDone(db, worker, [lease])).length === 0
 }
 
-function settleOne(worker: string, lease: { taskId: string; fence: string }): Promise<boolean> {
+/** In one exchange with a lease that is good. */
+async function settleBesideAnother(worker: string, lease: Lease): Promise<boolean> {
+  const { rows } = await db.query<{ stage: string }>('select stage from leasehold.tasks where id = $1', [
+    lease.taskId,
+  ])
+  await insertTask(db, rows[0]!.stage)
+  const another = await claimOne(db, worker, rows[0]!.stage)
+  return (await settleDone(db, worker, [lease, another])).length === 0
+}
+
+function settleOne(worker: string, lease: Lease): Promise<boolean> {
   return settle(db, worker, lease, 'done')
 }
 
@@ -93,9 +108,15 @@ async function lateSubmitter(patience: string): Promise<string | null> {
 const mutants: Record<string, Mutant> = {
   'the fence, when settling in bulk': {
     function: 'exchange',
-    guard: 'case when (l.task_id, l.fence) in (',
-    without: 'case when true or (l.task_id, l.fence) in (',
+    guard: 'then l.fence = v_one_fence when',
+    without: 'then true when',
     scenario: () => settledWithOldFence(settleBulk),
+  },
+  'the fences, when settling in bulk what was claimed at several times': {
+    function: 'exchange',
+    guard: 'when (l.task_id, l.fence) in (',
+    without: 'when true or (l.task_id, l.fence) in (',
+    scenario: () => settledWithOldFence(settleBesideAnother),
   },
   'the fence, when settling one by one': {
     function: 'settle_endings',
@@ -356,7 +377,8 @@ const mutants: Record<string, Mutant> = {
 async function whileMutated<T>(mutant: Mutant, act: () => Promise<T>): Promise<T> {
   const { rows } = await db.query<{ source: string }>(
     `select pg_get_functiondef(oid) as source from pg_proc
-     where pronamespace = 'leasehold'::regnamespace and proname = $1`,
+     where pronamespace = 'leasehold'::regnamespace and proname = $1
+     order by pronargs desc limit 1`, // shorter signatures are those of earlier versions, and call the longest
     [mutant.function],
   )
   expect(rows).toHaveLength(1)

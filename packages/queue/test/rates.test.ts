@@ -4,7 +4,7 @@
  * Starts are counted by leased_at, from the leases and the attempts, as the limit promises them. How a limit is set and what
  * people are told of it is rate-settings.test.ts; how a runner follows it, its own tests.
  */
-import type { ClaimedRow, Db, Receipt } from '@leasehold/queue'
+import type { Db, ExchangeAnswer } from '@leasehold/queue'
 import { expect, test } from 'vitest'
 import {
   type Random,
@@ -49,12 +49,7 @@ async function mostStarts(stage: string, perMs: number): Promise<number> {
   return rows[0]!.most
 }
 
-function look(
-  worker: string,
-  stage: string,
-  n: number,
-  on: Db = db,
-): Promise<{ receipt: Receipt; claimed: ClaimedRow[] }> {
+function look(worker: string, stage: string, n: number, on: Db = db): Promise<ExchangeAnswer> {
   return exchanged({ workerId: worker, stages: [stage], limits: [n], promote: true }, on)
 }
 
@@ -85,7 +80,7 @@ test('whoever claims how much and when: no window has more starts than tasks + b
     for (let left = 60; left > 0; left = await unfinished(stage)) {
       for (let i = 0; i < 5; i++) {
         const worker = random.pick(workers)
-        const leases = (await look(worker, stage, random.below(30))).claimed.map(([taskId, fence]) => ({
+        const leases = (await look(worker, stage, random.below(30))).claimed.map(({ taskId, fence }) => ({
           taskId,
           fence,
         }))
@@ -117,7 +112,7 @@ test('eight sessions that claim at once never start more, and leave nothing', as
       while (left.tasks > 0) {
         const { claimed } = await look(worker, stage, 7, on)
         left.tasks -= claimed.length
-        await settleDone(on, worker, claimed.map(([taskId, fence]) => ({ taskId, fence }))) // prettier-ignore
+        await settleDone(on, worker, claimed)
       }
     }),
   )
@@ -188,10 +183,10 @@ test('a worker of one run is held to the limit, and not called for the tasks of 
   const ofMine = (): ReturnType<typeof exchanged> =>
     exchanged({ workerId: worker, stages: [stage], limits: [5], runId: 'mine' })
   const first = await ofMine()
-  expect(first.claimed.map(([id]) => id)).toEqual([mine])
+  expect(first.claimed.map(({ taskId }) => taskId)).toEqual([mine])
   expect(first.receipt).toEqual({ worker: 'live' })
   await insertTask(db, stage, { run_id: 'mine' })
-  expect(await ofMine()).toEqual({ receipt: { worker: 'live' }, claimed: [] })
+  expect(await ofMine()).toMatchObject({ receipt: { worker: 'live' }, claimed: [] })
 })
 
 test('retries are starts, and so is what is given back unstarted', async () => {
@@ -237,7 +232,7 @@ test('two that name two limited stages in opposite orders pass one another by', 
   expect(await claim(two, worker.two, b)).toHaveLength(1)
   // Each holds what the other one asks for next: neither may wait.
   const answers = [await oneOfEach(one, worker.one, [b, a]), await oneOfEach(two, worker.two, [a, b])]
-  expect(answers.map(({ claimed }) => claimed.map((row) => row[2]))).toEqual([[a], [b]])
+  expect(answers.map(({ claimed }) => claimed.map((task) => task.stage))).toEqual([[a], [b]])
   expect(answers.map(({ receipt }) => receipt.held)).toEqual([[b], [a]])
   await one.query('commit')
   await two.query('commit')

@@ -198,10 +198,13 @@ test('numbers beyond what JavaScript can hold pass through the database unharmed
     wakeMs: null,
   })
   expect(claimed).toHaveLength(1)
-  const [taskId, , , , text] = claimed[0]!
-  expect(taskId).toBe(id)
-  expect(text).toContain('"id": 9223372036854775807')
-  expect(text).toContain('"price": 1.10')
+  expect(claimed[0]).toMatchObject({
+    taskId: id,
+    payload: { huge: 10n ** 400n, id: 9223372036854775807n, price: 1.1 },
+  })
+  const { rows } = await db.query('select payload::text as text from leasehold.tasks where id = $1', [id])
+  expect(rows[0]!.text).toContain('"id": 9223372036854775807')
+  expect(rows[0]!.text).toContain('"price": 1.10')
 })
 
 test('ids beyond 2^53 are exact everywhere', async () => {

@@ -17,7 +17,7 @@ test('higher priorities are claimed first, and equal ones in order of submission
     priorities.map((priority) => ({ payload: {}, priority })),
   )
   const order: string[] = []
-  for (let i = 0; i < ids.length; i++) order.push((await claimed(1))[0]![0])
+  for (let i = 0; i < ids.length; i++) order.push((await claimed(1))[0]!.taskId)
   expect(order).toEqual([2, 6, 4, 0, 3, 1, 5].map((i) => ids[i]))
 })
 
@@ -34,7 +34,7 @@ test('a worker of several stages gets of each no more than it asked for', async 
     Array.from({ length: 5 }, () => ({ payload: {} })),
   )
   const rows = await claimed(0, { stages: [other, stage, 'no_such_stage'], limits: [2, 3, 4] })
-  expect(rows.map((row) => row[2])).toEqual([other, other, stage, stage, stage])
+  expect(rows.map((row) => row.stage)).toEqual([other, other, stage, stage, stage])
   expect(await claimed(0)).toEqual([])
 })
 
@@ -46,7 +46,7 @@ test('a worker restricted to a run passes all others by', async () => {
   )
   await submit(db, stage, {})
   const rows = await claimed(10, { runId: 'one' })
-  expect(rows.map((row) => JSON.parse(row[4]) as unknown)).toEqual([{ runId: 'one' }, { runId: 'one' }])
+  expect(rows.map((row) => row.payload)).toEqual([{ runId: 'one' }, { runId: 'one' }])
   expect(await claimed(10)).toHaveLength(2)
 })
 
@@ -60,7 +60,7 @@ test('due tasks are promoted in order, and a look says when the next one is due'
   expect(look.receipt.due_in_ms).toBeGreaterThan(0)
   expect(look.receipt.due_in_ms).toBeLessThanOrEqual(60_000)
   await database.advance(120_001)
-  const order = [(await claimed(1, { promote: true }))[0]![0], (await claimed(1))[0]![0]]
+  const order = [(await claimed(1, { promote: true }))[0]!.taskId, (await claimed(1))[0]!.taskId]
   expect(order).toEqual([early, late])
 })
 

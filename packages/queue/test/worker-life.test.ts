@@ -56,11 +56,11 @@ test('a beat that does not renew reports a wedged loop and lets the lease run ou
 test('leases that a lost answer left behind are given back, and what the worker knows of is kept', async () => {
   await submitMany(db, stage, [{ payload: {} }, { payload: {} }, { payload: {} }])
   const rows = await claimed(3)
-  const [known, fence] = rows[1]!
-  const strays = rows.map((row) => row[0]).filter((id) => id !== known)
+  const { taskId: known, fence } = rows[1]!
+  const strays = rows.map((row) => row.taskId).filter((id) => id !== known)
   expect((await returnStrays(db, worker, [{ taskId: known, fence }]))?.toSorted()).toEqual(strays.toSorted())
   expect(await stateOf(db, known)).toBe('running')
-  expect((await claimed(3)).map((row) => `${row[0]} attempt ${row[3]}`).toSorted()).toEqual(
+  expect((await claimed(3)).map((row) => `${row.taskId} attempt ${row.attempt}`).toSorted()).toEqual(
     strays.map((id) => `${id} attempt 1`).toSorted(),
   )
   const ended = await register([stage])

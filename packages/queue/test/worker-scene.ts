@@ -5,10 +5,10 @@
  * `db`, `stage` and `worker` are live bindings: `useWorkers` sets them before each test.
  */
 import {
-  type ClaimedRow,
+  type ClaimedTask,
+  type ExchangeAnswer,
   type Db,
   type ExchangeRequest,
-  type Receipt,
   exchange,
   leave,
   registerWorker,
@@ -56,10 +56,7 @@ export async function register(stages: string[], leaseTtlMs = 3_600_000): Promis
 }
 
 /** An exchange that does only what is named. */
-export function exchanged(
-  request: Partial<ExchangeRequest>,
-  on: Db = db,
-): Promise<{ receipt: Receipt; claimed: ClaimedRow[] }> {
+export function exchanged(request: Partial<ExchangeRequest>, on: Db = db): Promise<ExchangeAnswer> {
   return exchange(on, {
     workerId: worker,
     doneIds: [],
@@ -76,6 +73,6 @@ export function exchanged(
   })
 }
 
-export async function claimed(n: number, more: Partial<ExchangeRequest> = {}): Promise<ClaimedRow[]> {
+export async function claimed(n: number, more: Partial<ExchangeRequest> = {}): Promise<ClaimedTask[]> {
   return (await exchanged({ stages: [stage], limits: [n], ...more })).claimed
 }

@@ -18,18 +18,24 @@ test('one exchange settles what ended, keeps its notes and children, and claims 
     stage,
     [1, 2, 3, 4].map((n) => ({ payload: { n }, runId: 'run' })),
   )
-  const [a, b, c] = (await claimed(3)).toSorted((x, y) => Number(x[0]) - Number(y[0]))
-  const at = { task_id: b![0], fence: b![1] }
+  const [a, b, c] = (await claimed(3)).toSorted((x, y) => Number(x.taskId) - Number(y.taskId))
+  const at = { task_id: b!.taskId, fence: b!.fence }
   const next = await exchanged({
-    doneIds: [a![0]],
-    doneFences: [a![1]],
+    doneIds: [a!.taskId],
+    doneFences: [a!.fence],
     endings: JSON.stringify([
       { ...at, outcome: 'done', result: { sum: 1 } },
-      { task_id: c![0], fence: c![1], outcome: 'fail', error: { code: 'e', message: 'm' }, retryable: false },
+      {
+        task_id: c!.taskId,
+        fence: c!.fence,
+        outcome: 'fail',
+        error: { code: 'e', message: 'm' },
+        retryable: false,
+      },
     ]),
     children: JSON.stringify([
-      { parent_id: b![0], stage, payload: { child: 1 } },
-      { parent_id: b![0], stage, payload: { child: 2 }, run_id: 'other' },
+      { parent_id: b!.taskId, stage, payload: { child: 1 } },
+      { parent_id: b!.taskId, stage, payload: { child: 2 }, run_id: 'other' },
       { parent_id: ids[3], stage, payload: { stray: true } },
     ]),
     notes: JSON.stringify([
@@ -41,18 +47,18 @@ test('one exchange settles what ended, keeps its notes and children, and claims 
     limits: [10],
   })
   expect(next.receipt).toEqual({ worker: 'live' })
-  const payloads = next.claimed.map((row) => JSON.parse(row[4]) as object)
+  const payloads = next.claimed.map((row) => row.payload as object)
   expect(payloads).toEqual(expect.arrayContaining([{ n: 4 }, { child: 1 }, { child: 2 }]))
   expect(payloads).toHaveLength(3)
-  const runs = next.claimed.map((row) => (JSON.parse(row[5]!) as { run_id: string }).run_id)
+  const runs = next.claimed.map((row) => String(row.extra?.run_id))
   expect(runs.toSorted()).toEqual(['other', 'run', 'run'])
-  expect(await getTask(db, b![0])).toMatchObject({
+  expect(await getTask(db, b!.taskId)).toMatchObject({
     state: 'done',
     result: { sum: 1 },
     progress: 1,
     progressMessage: 'whole',
   })
-  const states = await Promise.all([a, c].map((row) => stateOf(db, row![0])))
+  const states = await Promise.all([a, c].map((row) => stateOf(db, row!.taskId)))
   expect(states).toEqual(['done', 'dead'])
 })
 
@@ -61,7 +67,7 @@ test('children of a refused settlement are not submitted', async () => {
   const [row] = await claimed(1)
   await db.query('select leasehold.cancel_task($1)', [id])
   const { receipt } = await exchanged({
-    endings: JSON.stringify([{ task_id: id, fence: row![1], outcome: 'done' }]),
+    endings: JSON.stringify([{ task_id: id, fence: row!.fence, outcome: 'done' }]),
     children: JSON.stringify([{ parent_id: id, stage }]),
   })
   expect(receipt).toMatchObject({ refused: [id], revoked: [{ task_id: id, reason: 'cancelled' }] })
@@ -71,7 +77,7 @@ test('children of a refused settlement are not submitted', async () => {
 test('a child that cannot be submitted takes the whole exchange back', async () => {
   const id = await submit(db, stage, {})
   const [row] = await claimed(1)
-  const ending = JSON.stringify([{ task_id: id, fence: row![1], outcome: 'done' }])
+  const ending = JSON.stringify([{ task_id: id, fence: row!.fence, outcome: 'done' }])
   const children = JSON.stringify([{ parent_id: id, stage: 'no_such_stage' }])
   await expect(exchanged({ endings: ending, children })).rejects.toMatchObject({ code: 'LH001' })
   expect(await stateOf(db, id)).toBe('running')
@@ -91,7 +97,7 @@ test('a transaction that has locked its worker and is left open is ended by the 
   ]) {
     await submit(db, stage, {})
     const [row] = await claimed(1)
-    const lease = `"task_id":"${row![0]}","fence":"${row![1]}"`
+    const lease = `"task_id":"${row!.taskId}","fence":"${row!.fence}"`
     await session.query('begin')
     expect(await write(lease)).toBe(true)
     expect(await limit()).toBe('1min')
@@ -109,7 +115,7 @@ test('a transaction that has locked its worker and is left open is ended by the 
 test('effects and settlement commit together, or not at all', async () => {
   const id = await submit(db, stage, {})
   const [row] = await claimed(1)
-  const ending = JSON.stringify([{ task_id: id, fence: row![1], outcome: 'done' }])
+  const ending = JSON.stringify([{ task_id: id, fence: row!.fence, outcome: 'done' }])
   const session = await database.client()
   for (const end of ['rollback', 'commit']) {
     await session.query('begin')
@@ -144,7 +150,7 @@ test('checkpoints are kept once, through attempts, and null is a value', async (
   const id = await submit(db, stage, {})
   const [row] = await claimed(1)
   const note = (name: string, value: unknown): string =>
-    JSON.stringify([{ task_id: id, fence: row![1], kind: 'checkpoint', name, value }])
+    JSON.stringify([{ task_id: id, fence: row!.fence, kind: 'checkpoint', name, value }])
   expect(await readCheckpoint(db, id, 'step')).toBeNull()
   expect(await writeNotes(db, worker, note('step', { a: 1 }))).toBe(true)
   expect(await writeNotes(db, worker, note('step', { a: 2 }))).toBe(true)

@@ -5,8 +5,8 @@
  * has come back, or when it has ignored its abort signal for the grace. Claiming and settling is the loop's.
  */
 import { within } from '@leasehold/postgres'
-import type { ClaimedRow, Db, Revocation } from '@leasehold/queue'
-import type { Capacity } from './capacity.ts'
+import type { ClaimedTask, Db, Revocation } from '@leasehold/queue'
+import type { Capacity, Served } from './capacity.ts'
 import { AttemptAborted, Execution, type Surroundings } from './execution.ts'
 import type { Ledger } from './ledger.ts'
 import type { RunnerLog, Settings } from './options.ts'
@@ -54,8 +54,8 @@ export class Attempts {
   private readonly ledger: Ledger
   private readonly capacity: Capacity
   private readonly listener: AttemptsListener
-  /** Claimed ahead, in the order of their claims; among them some that ended while they waited. */
-  private waiting: Execution[] = []
+  /** Claimed ahead, by stage in the order of their claims; among them some that ended while they waited. */
+  private readonly waiting = new Map<Served, Execution[]>()
   private patience: NodeJS.Timeout | null = null
   /** Revoked before the answer to their claims was here: a beat overtook it. Task id and fence, which never come again. */
   private readonly early = new Set<string>()
@@ -79,20 +79,21 @@ export class Attempts {
    * Starts the handler for a claimed task, or lets it wait for its place when it was claimed ahead; one that came too late
    * is given back without that. `claimedAt`: performance.now() before the claim was sent.
    */
-  start(row: ClaimedRow, claimedAt: number, tooLate: boolean): void {
-    const served = this.capacity.of(row[2])
-    const earlier = this.ledger.held.get(row[0])
+  start(task: ClaimedTask, claimedAt: number, tooLate: boolean): void {
+    const { taskId, fence } = task
+    const served = this.capacity.of(task.stage)
+    const earlier = this.ledger.held.get(taskId)
     if (earlier !== undefined) this.giveWay(earlier)
-    const execution = new Execution(row, served, claimedAt, this.around)
+    const execution = new Execution(task, served, claimedAt, this.around)
     this.capacity.take(served)
     this.host.counts.claimed += 1
-    if (row[1] !== this.lastFence) {
-      this.lastFence = row[1]
-      const fence = BigInt(row[1])
-      if (fence > this.maxFence) this.maxFence = fence
+    if (fence !== this.lastFence) {
+      this.lastFence = fence
+      const exact = BigInt(fence)
+      if (exact > this.maxFence) this.maxFence = exact
     }
     this.ledger.hold(execution)
-    if (this.early.size > 0 && this.early.delete(`${row[0]} ${row[1]}`)) return cancel(execution, 'cancelled')
+    if (this.early.size > 0 && this.early.delete(`${taskId} ${fence}`)) return cancel(execution, 'cancelled')
     if (tooLate) return execution.decline()
     if (execution.deadlineAt < this.earliestDeadline) this.awaitDeadline(execution.deadlineAt)
     if (this.capacity.begin(served)) execution.running = execution.run()
@@ -100,27 +101,33 @@ export class Attempts {
   }
 
   private wait(execution: Execution): void {
-    this.waiting.push(execution)
+    const queue = this.waiting.get(execution.served)
+    if (queue === undefined) this.waiting.set(execution.served, [execution])
+    else queue.push(execution)
     this.patience ??= setTimeout(() => this.giveBackWaiting(), patienceMs)
   }
 
   private startWaiting(): void {
-    const candidates = this.waiting
-    this.waiting = []
-    for (const execution of candidates) {
-      if (execution.end !== null) continue
-      if (this.capacity.begin(execution.served)) execution.running = execution.run()
-      else this.waiting.push(execution)
+    for (const [served, queue] of this.waiting) {
+      while (queue.length > 0) {
+        const execution = queue[0]!
+        if (execution.end === null) {
+          if (!this.capacity.begin(served)) break
+          execution.running = execution.run()
+        }
+        queue.shift()
+      }
+      if (queue.length === 0) this.waiting.delete(served)
     }
-    if (this.waiting.length > 0) return
+    if (this.waiting.size > 0) return
     clearTimeout(this.patience ?? undefined)
     this.patience = null
   }
 
   private giveBackWaiting(): void {
     this.patience = null
-    const late = this.waiting
-    this.waiting = []
+    const late = [...this.waiting.values()].flat()
+    this.waiting.clear()
     for (const execution of late) if (execution.end === null) execution.decline()
     this.listener.waited()
   }
@@ -154,7 +161,7 @@ export class Attempts {
     execution.freed = true
     this.capacity.leave(execution.served)
     if (execution.started) this.capacity.finish(execution.served)
-    if (this.waiting.length > 0) this.startWaiting()
+    if (this.waiting.size > 0) this.startWaiting()
     this.listener.wake()
   }
 

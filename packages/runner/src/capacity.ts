@@ -2,11 +2,11 @@
  * Places: how many more tasks may be claimed, and how many may run, over all stages and of each.
  *
  * Invariants: no more handlers run than the concurrency allows. Places asked for are taken until the answer is here, so
- * two exchanges never claim into the same one, and no more tasks wait or run than there are places and, claiming ahead,
- * {@link mostAhead} more; none is claimed ahead beside a stage with a rate limit, which counts a claim as a start. Every stage with a place is asked about in its turn, however much the others have to do. When to ask, and
- * when ahead, is pace.ts.
+ * two exchanges never claim into the same one, and no more tasks wait or run than there are places or, claiming ahead, two
+ * large batches; none is claimed ahead beside a stage with a rate limit, which counts a claim as a start. Every stage with
+ * a place is asked about in its turn, however much the others have to do. When to ask, and when ahead, is pace.ts.
  */
-import { type ClaimedRow, toMs } from '@leasehold/queue'
+import { type ClaimedTask, toMs } from '@leasehold/queue'
 import type { AnyStage, Settings } from './options.ts'
 
 /** A stage and its places in this runner. */
@@ -43,8 +43,8 @@ export interface Yield {
 const defaultTimeoutMs = 30 * 60_000
 /** From this many on, a second exchange beside the first one pays. */
 const batchSize = 32
-/** So many more than can run are claimed at most; with twice as many places, batches are large enough without. */
-export const mostAhead = 64
+/** What an exchange costs whatever it brings is hardly felt in one of so many; ahead, none claims more. */
+export const largeBatch = 1000
 
 /**
  * Characters of payload in one answer, about: what comes next is taken to be as large as what came last. A worker with
@@ -60,7 +60,7 @@ export class Capacity {
   free: number
   running = 0
   private readonly size: number
-  /** Claiming ahead pays where a batch is too small to be halved. */
+  /** Too few places for two batches. */
   private readonly small: boolean
   /** What is claimed has started for the limit, so it must not wait for a place, nor behind what was claimed ahead. */
   private readonly limited: boolean
@@ -99,7 +99,8 @@ export class Capacity {
 
   /** Reserves what an exchange may claim; null when nothing is free. `ahead`: so many more may wait for their places. */
   reserve(ahead: number): Wish | null {
-    const beyond = this.small && !this.limited ? ahead : 0
+    // Two exchanges share the places: half of them may be under way in each.
+    const beyond = this.limited ? 0 : Math.min(ahead, Math.max(0, 2 * largeBatch - this.size))
     if (this.free + beyond <= 0) return null
     // Half at most, where halves are worth it: the other half is for the second exchange.
     const most = this.small && beyond === 0 ? this.size : Math.ceil((this.size + beyond) / 2)
@@ -144,18 +145,16 @@ export class Capacity {
   }
 
   /** The answer is here: places are free again until what was claimed takes them one by one. */
-  answered(wish: Wish, claimed: readonly ClaimedRow[]): Yield {
+  answered(wish: Wish, claimed: readonly ClaimedTask[], characters: number): Yield {
     this.move(wish, 1)
     if (claimed.length > 0) {
-      let characters = 0
-      for (const row of claimed) characters += row[4].length
       this.payloadCharacters = Math.max(characters / claimed.length, this.payloadCharacters / 2)
     }
     let saturated = false
-    let next = 0 // rows come stage by stage, in the order of the wish
+    let next = 0 // tasks come stage by stage, in the order of the wish
     for (const [i, name] of wish.stages.entries()) {
       const from = next
-      while (next < claimed.length && claimed[next]![2] === name) next += 1
+      while (next < claimed.length && claimed[next]!.stage === name) next += 1
       const rich = next - from >= wish.limits[i]!
       this.of(name).rich = rich
       saturated ||= rich && wish.limits[i]! >= batchSize

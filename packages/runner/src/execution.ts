@@ -6,7 +6,7 @@
  * is loop.ts. Fields that only some handlers need are made when they are asked for: this is the hot path.
  */
 import {
-  type ClaimedRow,
+  type ClaimedTask,
   cleanExact,
   type Db,
   inTransaction,
@@ -19,6 +19,7 @@ import {
   type SubmitOptions,
   taskFields,
   type TaskContext,
+  type TaskExtra,
   type TaskFacts,
   type TaskLog,
   type Tx,
@@ -97,34 +98,34 @@ export class Execution implements TaskContext {
   running: Promise<void> | null = null
 
   private readonly around: Surroundings
-  private readonly extra: string | null
-  private readonly payloadText: string
-  private parsedPayload: unknown
+  private readonly extra: TaskExtra | null
+  /** As it came, then as its stage's schema has it. */
+  private given: unknown
   private facts: TaskFacts | null = null
   private controller: AbortController | null = null
   private abortReason: AttemptAborted | null = null
   private logger: TaskLog | null = null
 
   /** `claimedAt`: performance.now() before the claim was sent, so that this deadline never lies behind the database's. */
-  constructor(row: ClaimedRow, served: Served, claimedAt: number, around: Surroundings) {
-    this.taskId = row[0]
-    this.fence = row[1]
-    this.attempt = row[3]
-    this.payloadText = row[4]
-    this.extra = row[5]
+  constructor(task: ClaimedTask, served: Served, claimedAt: number, around: Surroundings) {
+    this.taskId = task.taskId
+    this.fence = task.fence
+    this.attempt = task.attempt
+    this.given = task.payload
+    this.extra = task.extra
     this.served = served
     this.stage = served.stage
     this.around = around
-    this.deadlineAt = claimedAt + (ownTimeoutMs(row[5]) ?? served.timeoutMs)
+    this.deadlineAt = claimedAt + (task.extra?.timeout_ms ?? served.timeoutMs)
   }
 
   /** Runs the handler. Never rejects. */
   async run(): Promise<void> {
     this.started = true
     try {
-      const parsed = this.stage.payload.safeParse(parseExact(this.payloadText))
+      const parsed = this.stage.payload.safeParse(this.given)
       if (!parsed.success) return this.finish(payloadInvalidEnding(parsed.error))
-      this.parsedPayload = parsed.data
+      this.given = parsed.data
       const outcome = await this.stage.run(this)
       if (this.end === null)
         this.finish(endingOf(outcome, this.stage) ?? (this.children === null ? 'plain' : doneEnding))
@@ -175,7 +176,7 @@ export class Execution implements TaskContext {
   // ---------------------------------------------------------------------------------- what the handler sees
 
   get payload(): unknown {
-    return this.parsedPayload
+    return this.given
   }
 
   get task(): TaskFacts {
@@ -280,23 +281,17 @@ export class Execution implements TaskContext {
   }
 }
 
-/** The task's own timeout. Most extras have none and are not parsed before the handler asks. */
-function ownTimeoutMs(extra: string | null): number | undefined {
-  if (extra === null || !extra.includes('"timeout_ms"')) return undefined
-  return (JSON.parse(extra) as { timeout_ms?: number }).timeout_ms
-}
-
-function factsOf(id: string, stage: string, extra: string | null): TaskFacts {
-  const x = (extra === null ? {} : JSON.parse(extra)) as Record<string, unknown>
+function factsOf(id: string, stage: string, extra: TaskExtra | null): TaskFacts {
+  const x = extra ?? {}
   return {
     id,
     stage,
-    crashes: (x['crashes'] as number | undefined) ?? 0,
-    ...(x['run_id'] === undefined ? {} : { runId: x['run_id'] as string }),
-    ...(x['key'] === undefined ? {} : { key: x['key'] as string }),
-    ...(x['title'] === undefined ? {} : { title: x['title'] as string }),
-    ...(x['priority'] === undefined ? {} : { priority: x['priority'] as number }),
-    ...(x['concurrency_key'] === undefined ? {} : { concurrencyKey: x['concurrency_key'] as string }),
-    ...(x['meta'] === undefined ? {} : { meta: x['meta'] }),
+    crashes: x.crashes ?? 0,
+    ...(x.run_id === undefined ? {} : { runId: x.run_id }),
+    ...(x.key === undefined ? {} : { key: x.key }),
+    ...(x.title === undefined ? {} : { title: x.title }),
+    ...(x.priority === undefined ? {} : { priority: x.priority }),
+    ...(x.concurrency_key === undefined ? {} : { concurrencyKey: x.concurrency_key }),
+    ...(x.meta === undefined ? {} : { meta: x.meta }),
   }
 }

@@ -10,7 +10,7 @@
  * life.ts. What runs meanwhile: attempts.ts.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { ClaimedRow, Db } from '@leasehold/queue'
+import type { ClaimedTask, Db } from '@leasehold/queue'
 import { OutageLog, retryDelayMs, sleep } from '@leasehold/postgres'
 import { Attempts } from './attempts.ts'
 import { Capacity } from './capacity.ts'
@@ -170,14 +170,14 @@ export class Loop {
       this.inFlight.delete(flight)
     }
     this.answered()
-    const got = wish === null ? null : this.capacity.answered(wish, answer.claimed)
+    const got = wish === null ? null : this.capacity.answered(wish, answer.claimed, answer.characters)
     this.pace.begins()
     if (answer.claimed.some(hasCrashed) || answer.held.length > 0) this.pace.beCautious()
     // An exchange that was under way when the end began may bring tasks still.
     const tooLate = this.draining || this.stop.aborted || host.leaseLeftMs() <= 0
     // First what was taken away: a task that was cancelled and retried may come back in the same answer.
     this.attempts.takeRevocations(answer.revoked)
-    for (const row of answer.claimed) this.attempts.start(row, sentAt, tooLate)
+    for (const task of answer.claimed) this.attempts.start(task, sentAt, tooLate)
     if (got !== null && this.pace.looked(wish!, look!, got, answer)) this.woken = true
     if (answer.drainAsked) host.drainAsked()
     return { moved: answer.claimed.length }
@@ -314,6 +314,6 @@ export class Loop {
 }
 
 /** Its task has ended a worker, or was there when one ended. */
-function hasCrashed([, , , , , extra]: ClaimedRow): boolean {
-  return extra !== null && extra.includes('"crashes"')
+function hasCrashed({ extra }: ClaimedTask): boolean {
+  return extra?.crashes !== undefined
 }

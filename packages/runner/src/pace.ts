@@ -5,7 +5,7 @@
  * Polling is the truth and notifications are a hint: whatever is lost, the next look comes within `maxPollMs`.
  * What to ask for is capacity.ts; the loop around both is loop.ts.
  */
-import { mostAhead, type Wish, type Yield } from './capacity.ts'
+import { largeBatch, type Wish, type Yield } from './capacity.ts'
 import type { Settings } from './options.ts'
 import type { Answer } from './settlement.ts'
 
@@ -21,7 +21,7 @@ const promoteEveryMs = 200
 /** So many full looks in a row whose handlers all ended at once, before more is claimed than can run. */
 const quickLooks = 4
 /** Handlers of one answer that take longer than this together are not quick: others would wait behind them. */
-const quickMs = 5
+const quickMs = 10
 /** So long nothing is claimed ahead, once there was a reason not to. */
 const cautionMs = 5_000
 
@@ -84,7 +84,8 @@ export class Pace {
     const now = performance.now()
     if (!idle || !this.lastFull || now < this.cautiousUntil) return this.hold()
     if (now - this.begunAt > quickMs) this.aheadBy = Math.floor(this.aheadBy / 2)
-    else if (++this.quick >= quickLooks) this.aheadBy = Math.min(mostAhead, Math.max(1, this.aheadBy * 2))
+    else if (++this.quick >= quickLooks)
+      this.aheadBy = Math.min(2 * largeBatch, Math.max(1, this.aheadBy * 2))
   }
 
   private hold(): void {

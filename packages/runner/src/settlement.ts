@@ -7,7 +7,7 @@
  * When to exchange, and what is claimed, is the loop's decision.
  */
 import {
-  type ClaimedRow,
+  type ClaimedTask,
   type Db,
   exchange,
   type Receipt,
@@ -36,7 +36,9 @@ export interface Counts {
 
 /** The answer to an exchange of a live worker. */
 export interface Answer {
-  readonly claimed: ClaimedRow[]
+  readonly claimed: readonly ClaimedTask[]
+  /** Of their payloads, as JSON. */
+  readonly characters: number
   readonly dueInMs: number | undefined
   /** Stages whose ready tasks wait for their rate limit; the first of them may go on in `dueInMs`. */
   readonly held: readonly string[]
@@ -98,7 +100,7 @@ export class Settlement {
     look: Look | null,
   ): Promise<Answer> {
     this.counts.exchanges += 1
-    const { receipt, claimed } = await exchange(this.db, {
+    const { receipt, claimed, characters } = await exchange(this.db, {
       workerId: this.workerId,
       ...reportOf(ended, notes),
       stages: wish === null ? null : wish.stages,
@@ -112,6 +114,7 @@ export class Settlement {
     for (const noted of notes) this.ledger.arrive(noted)
     return {
       claimed,
+      characters,
       dueInMs: receipt.due_in_ms,
       held: receipt.held ?? [],
       revoked: receipt.revoked ?? [],

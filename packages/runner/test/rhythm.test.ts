@@ -67,9 +67,9 @@ test('a database that refuses is left alone for as long as was asked for, and a 
   await db.pool.query(`
     create sequence public.asked_by_eager; create sequence public.asked_by_patient;
     grant usage on all sequences in schema public to public;
-    alter function leasehold.exchange(uuid, bigint[], bigint[], jsonb, jsonb, jsonb, text[], integer[], text, boolean, integer)
+    alter function leasehold.exchange(uuid, bigint[], bigint[], jsonb, jsonb, jsonb, text[], integer[], text, boolean, integer, boolean)
       rename to held_back;
-    create function leasehold.exchange(p_worker uuid, bigint[], bigint[], jsonb, jsonb, jsonb, text[], integer[], text, boolean, integer)
+    create function leasehold.exchange(p_worker uuid, bigint[], bigint[], jsonb, jsonb, jsonb, text[], integer[], text, boolean, integer, boolean)
     returns table (task_id bigint, fence bigint, stage text, attempt smallint, payload text, extra text) language plpgsql as $$
     begin
       perform nextval('public.asked_by_' || (select split_part(slot, '@', 1) from leasehold.workers where id = p_worker));

@@ -2537,6 +2537,8 @@ declare
   v_left integer;
   v_picked tid[];
   v_ids bigint[];
+  v_mixed boolean;
+  v_order bigint[];
   v_again boolean := true;
   v_first bigint;
   v_last bigint;
@@ -2663,10 +2665,11 @@ begin
       loop
         -- Lanes from high to low, each from its floor, in order of position, passing over rows that others hold.
         if p_run_id is null then
-          select array_agg(p.rid), array_agg(p.task_id), min(p.task_id), max(p.task_id), bool_or(p.again)
-          into v_picked, v_ids, v_first, v_last, v_again
+          select array_agg(p.rid), array_agg(p.task_id), min(p.task_id), max(p.task_id), bool_or(p.again),
+            min(p.lane) <> max(p.lane)
+          into v_picked, v_ids, v_first, v_last, v_again, v_mixed
           from (
-            select c.rid, c.task_id, c.again
+            select c.rid, c.task_id, c.again, lanes.lane
             from unnest(v_lanes) as lanes(lane)
             cross join lateral (
               select r.ctid as rid, r.task_id, r.failures + r.crashes > 0 as again from leasehold.ready r
@@ -2692,6 +2695,9 @@ begin
             limit case when v_lanes[1] = 11 then 1 else v_left end) p;
         end if;
         if v_picked is not null then
+          if v_mixed then
+            v_order := v_order || v_ids;
+          end if;
           if not v_locked then
             perform from leasehold.workers w
             where w.id = p_worker and w.ended_at is null and w.expires_at > leasehold.clock() for key share;
@@ -2796,6 +2802,9 @@ begin
   end if;
   if v_due is not null then
     v_receipt := v_receipt || jsonb_build_object('due_in_ms', greatest(0, ceil(extract(epoch from v_due - leasehold.clock()) * 1000)));
+  end if;
+  if v_order is not null then
+    v_receipt := v_receipt || jsonb_build_object('order', v_order::text[]);
   end if;
   if v_worker.drain_asked then
     v_receipt := v_receipt || jsonb_build_object('drain', true);

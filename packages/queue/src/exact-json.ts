@@ -8,7 +8,7 @@
 
 /** Parses JSON of any depth; integers that a number cannot hold become bigint. Throws as JSON.parse does. */
 export function parseExact(text: string): unknown {
-  if (!/\d{16}/.test(text)) return JSON.parse(text)
+  if (!/\d{16}/.test(text) || !/(?:^|[[,:\s-])[1-9]\d{15,}(?![\d.eE])/.test(text)) return JSON.parse(text)
   // A reviver would do it too, but it calls itself for each level and ends at a few thousand of them.
   let mark = ''
   do mark = `#${crypto.randomUUID()} `

@@ -148,6 +148,8 @@ export interface Receipt {
   /** Stages whose ready tasks wait for the rate limit; nobody is woken for them. */
   held?: string[]
   drain?: boolean
+  /** Ids of tasks of several priorities, as they are to start. */
+  order?: string[]
 }
 
 /** A claimed task. */
@@ -180,7 +182,7 @@ export interface ExchangeAnswer {
   readonly receipt: Receipt
   /** Stage by stage, in the order of the request; of each the older ones first. */
   readonly claimed: ClaimedTask[]
-  /** How long the payloads were, in characters of JSON. */
+  /** How long the tasks were, in characters of JSON. */
   readonly characters: number
 }
 
@@ -225,10 +227,10 @@ export async function exchange(db: Db, request: ExchangeRequest): Promise<Exchan
   const claimed: ClaimedTask[] = []
   let characters = 0
   for (const row of rows) {
-    characters += row[4].length
+    characters += row[4].length + (row[5]?.length ?? 0)
     unpack(row, claimed)
   }
-  return { receipt, claimed: inOrder(claimed), characters }
+  return { receipt, claimed: inOrder(claimed, receipt.order), characters }
 }
 
 function unpack([taskId, fence, stage, attempt, payload, extra]: AnswerRow, into: ClaimedTask[]): void {
@@ -239,12 +241,12 @@ function unpack([taskId, fence, stage, attempt, payload, extra]: AnswerRow, into
       stage: stage!,
       attempt,
       payload: parseExact(payload),
-      extra: extra === null ? null : (parseExact(extra) as TaskExtra),
+      extra: extra === null ? null : (JSON.parse(extra) as TaskExtra),
     })
     return
   }
   const payloads = parseExact(payload) as unknown[]
-  const { task_ids, extras } = parseExact(extra!) as { task_ids: string[]; extras?: (TaskExtra | null)[] }
+  const { task_ids, extras } = JSON.parse(extra!) as { task_ids: string[]; extras?: (TaskExtra | null)[] }
   for (let i = 0; i < payloads.length; i++) {
     into.push({
       taskId: task_ids[i]!,
@@ -258,17 +260,22 @@ function unpack([taskId, fence, stage, attempt, payload, extra]: AnswerRow, into
 }
 
 /**
- * Tasks come stage by stage; within a stage as they lie on disk, those that were tried before or are long by themselves:
- * nearly, not always, as they were submitted. All of a batch start together, so their order matters only among themselves:
- * the older ones first.
+ * Tasks come stage by stage; within a stage as they lie on disk, nearly, not always, as they were submitted, and long ones
+ * at the end. They are to start as they were picked: where there were several priorities, `picked` says how; where there
+ * was one, the older ones first.
  */
-function inOrder(tasks: ClaimedTask[]): ClaimedTask[] {
+function inOrder(tasks: ClaimedTask[], picked: readonly string[] = []): ClaimedTask[] {
+  const rank = new Map(picked.map((taskId, nr) => [taskId, nr]))
+  const before = (a: ClaimedTask, b: ClaimedTask): boolean => {
+    const [first, second] = [rank.get(a.taskId), rank.get(b.taskId)]
+    return first === undefined || second === undefined ? isOlder(a, b) : first < second
+  }
   const misplaced = tasks.some(
-    (task, i) => i > 0 && task.stage === tasks[i - 1]!.stage && isOlder(task, tasks[i - 1]!),
+    (task, i) => i > 0 && task.stage === tasks[i - 1]!.stage && before(task, tasks[i - 1]!),
   )
   if (!misplaced) return tasks
   const stages = new Map([...new Set(tasks.map((task) => task.stage))].map((stage, nr) => [stage, nr]))
-  return tasks.sort((a, b) => stages.get(a.stage)! - stages.get(b.stage)! || (isOlder(a, b) ? -1 : 1))
+  return tasks.sort((a, b) => stages.get(a.stage)! - stages.get(b.stage)! || (before(a, b) ? -1 : 1))
 }
 
 function isOlder({ taskId: a }: ClaimedTask, { taskId: b }: ClaimedTask): boolean {

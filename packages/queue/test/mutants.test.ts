@@ -376,9 +376,9 @@ const mutants: Record<string, Mutant> = {
 /** Runs `act` while the function lacks its guard, and puts it back. */
 async function whileMutated<T>(mutant: Mutant, act: () => Promise<T>): Promise<T> {
   const { rows } = await db.query<{ source: string }>(
-    `select pg_get_functiondef(oid) as source from pg_proc
-     where pronamespace = 'leasehold'::regnamespace and proname = $1
-     order by pronargs desc limit 1`, // shorter signatures are those of earlier versions, and call the longest
+    // Those in SQL are signatures of earlier versions, and only call the function.
+    `select pg_get_functiondef(p.oid) as source from pg_proc p join pg_language l on l.oid = p.prolang
+     where p.pronamespace = 'leasehold'::regnamespace and p.proname = $1 and l.lanname = 'plpgsql'`,
     [mutant.function],
   )
   expect(rows).toHaveLength(1)

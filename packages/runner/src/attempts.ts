@@ -6,7 +6,7 @@
  */
 import { within } from '@leasehold/postgres'
 import type { ClaimedTask, Db, Revocation } from '@leasehold/queue'
-import type { Capacity, Served } from './capacity.ts'
+import { type Capacity, largeBatch, type Served } from './capacity.ts'
 import { AttemptAborted, Execution, type Surroundings } from './execution.ts'
 import type { Ledger } from './ledger.ts'
 import type { RunnerLog, Settings } from './options.ts'
@@ -18,7 +18,7 @@ const longestTimerMs = 2 ** 31 - 1
 const notesWithinMs = 1000
 
 /** So many revocations are kept whose claims have not been answered; more would have to be under way at once. */
-const maxEarly = 1000
+const maxEarly = 2 * largeBatch
 
 /** What was claimed ahead waits so long for its place, then it goes back: the handlers are not as quick as they were. */
 const patienceMs = 20
@@ -57,6 +57,7 @@ export class Attempts {
   /** Claimed ahead, by stage in the order of their claims; among them some that ended while they waited. */
   private readonly waiting = new Map<Served, Execution[]>()
   private patience: NodeJS.Timeout | null = null
+  private startingWaiting = false
   /** Revoked before the answer to their claims was here: a beat overtook it. Task id and fence, which never come again. */
   private readonly early = new Set<string>()
   private readonly around: Surroundings
@@ -108,17 +109,24 @@ export class Attempts {
   }
 
   private startWaiting(): void {
-    for (const [served, queue] of this.waiting) {
-      while (queue.length > 0) {
-        const execution = queue[0]!
-        if (execution.end === null) {
-          if (!this.capacity.begin(served)) break
+    if (this.startingWaiting) return // one has ended at once, in the loop below, which goes on
+    this.startingWaiting = true
+    let again = true
+    while (again) {
+      again = false
+      for (const [served, queue] of this.waiting) {
+        while (queue.length > 0) {
+          const execution = queue[0]!
+          if (execution.end === null && !this.capacity.begin(served)) break
+          queue.shift()
+          if (execution.end !== null) continue
           execution.running = execution.run()
+          again ||= execution.freed // the place may be one that an earlier queue waits for
         }
-        queue.shift()
+        if (queue.length === 0) this.waiting.delete(served)
       }
-      if (queue.length === 0) this.waiting.delete(served)
     }
+    this.startingWaiting = false
     if (this.waiting.size > 0) return
     clearTimeout(this.patience ?? undefined)
     this.patience = null

@@ -2,9 +2,10 @@
  * Places: how many more tasks may be claimed, and how many may run, over all stages and of each.
  *
  * Invariants: no more handlers run than the concurrency allows. Places asked for are taken until the answer is here, so
- * two exchanges never claim into the same one, and no more tasks wait or run than there are places or, claiming ahead, two
- * large batches; none is claimed ahead beside a stage with a rate limit, which counts a claim as a start. Every stage with
- * a place is asked about in its turn, however much the others have to do. When to ask, and when ahead, is pace.ts.
+ * two exchanges never claim into the same one, and no more tasks wait or run than there are places and, claiming ahead,
+ * {@link aheadOfEach} more for each of them, at most two large batches in all; none is claimed ahead beside a stage that
+ * {@link wantsNoneAhead}. Every stage with a place is asked about in its turn, however much the others have to do. When to
+ * ask, and when ahead, is pace.ts.
  */
 import { type ClaimedTask, toMs } from '@leasehold/queue'
 import type { AnyStage, Settings } from './options.ts'
@@ -36,6 +37,8 @@ export interface Yield {
   readonly claimed: number
   /** All places asked for were filled. */
   readonly full: boolean
+  /** Some stage has more than it was asked for. */
+  readonly rich: boolean
   /** Some stage filled a whole batch: more is there. */
   readonly saturated: boolean
 }
@@ -45,6 +48,10 @@ const defaultTimeoutMs = 30 * 60_000
 const batchSize = 32
 /** What an exchange costs whatever it brings is hardly felt in one of so many; ahead, none claims more. */
 export const largeBatch = 1000
+/** A crash counts for all that a worker holds, and its memory was sized for what it runs: few places, few ahead. */
+export const aheadOfEach = 64
+/** An attempt that may take less than this must not lose a part of it to waiting, nor to a large exchange. */
+const leastTimeoutMs = 10_000
 
 /**
  * Characters of payload in one answer, about: what comes next is taken to be as large as what came last. A worker with
@@ -53,6 +60,22 @@ export const largeBatch = 1000
 const answerCharacters = 16_000_000
 /** Of one payload, while none was seen. */
 const unseenCharacters = 250_000
+/** What is taken for granted of the next payloads falls by so much with each answer of smaller ones. */
+const forgetting = 0.75
+
+/**
+ * Whether its tasks must not wait in a worker: a claim has started for a rate limit, a short timeout has begun with it, and
+ * where a single crash is too many, a crash is not to count for tasks that had not begun.
+ */
+function wantsNoneAhead({ limits, timeout }: AnyStage): boolean {
+  const short = timeout !== undefined && toMs(timeout) < leastTimeoutMs
+  return limits?.rate !== undefined || limits?.crashes === 1 || short
+}
+
+/** Whether such a task makes claiming ahead a risk: a worker has ended with it, or its own timeout is short. */
+export function isDelicate({ extra }: ClaimedTask): boolean {
+  return extra !== null && (extra.crashes !== undefined || (extra.timeout_ms ?? Infinity) < leastTimeoutMs)
+}
 
 /** The places of one runner. */
 export class Capacity {
@@ -62,12 +85,11 @@ export class Capacity {
   private readonly size: number
   /** Too few places for two batches. */
   private readonly small: boolean
-  /** What is claimed has started for the limit, so it must not wait for a place, nor behind what was claimed ahead. */
-  private readonly limited: boolean
+  private readonly noneAhead: boolean
   private readonly all: Served[]
   private readonly byName: Map<string, Served>
   private first = 0
-  /** Of one payload: as in the last answer; it falls by halves, so that one small answer does not open the gates. */
+  /** Of one payload: as in the last answer; it falls slowly, so that a few small answers do not open the gates. */
   private payloadCharacters = unseenCharacters
 
   constructor({
@@ -78,7 +100,7 @@ export class Capacity {
     this.free = concurrency
     this.size = concurrency
     this.small = concurrency / 2 < batchSize
-    this.limited = stages.some(({ limits }) => limits?.rate)
+    this.noneAhead = stages.some(wantsNoneAhead)
     this.all = stages.map((stage) => {
       const size = Math.min(stage.concurrency ?? stageConcurrency, concurrency)
       const timeoutMs = stage.timeout === undefined ? defaultTimeoutMs : toMs(stage.timeout)
@@ -100,11 +122,12 @@ export class Capacity {
   /** Reserves what an exchange may claim; null when nothing is free. `ahead`: so many more may wait for their places. */
   reserve(ahead: number): Wish | null {
     // Two exchanges share the places: half of them may be under way in each.
-    const beyond = this.limited ? 0 : Math.min(ahead, Math.max(0, 2 * largeBatch - this.size))
+    const most = Math.max(0, Math.min(aheadOfEach * this.size, 2 * largeBatch - this.size))
+    const beyond = this.noneAhead ? 0 : Math.min(ahead, most)
     if (this.free + beyond <= 0) return null
     // Half at most, where halves are worth it: the other half is for the second exchange.
-    const most = this.small && beyond === 0 ? this.size : Math.ceil((this.size + beyond) / 2)
-    let left = Math.min(this.free + beyond, most, this.bearable())
+    const half = this.small && beyond === 0 ? this.size : Math.ceil((this.size + beyond) / 2)
+    let left = Math.min(this.free + beyond, half, this.bearable())
     const freeOf = (served: Served): number => served.free + beyond
     const asked: Served[] = []
     let open = 0
@@ -148,8 +171,9 @@ export class Capacity {
   answered(wish: Wish, claimed: readonly ClaimedTask[], characters: number): Yield {
     this.move(wish, 1)
     if (claimed.length > 0) {
-      this.payloadCharacters = Math.max(characters / claimed.length, this.payloadCharacters / 2)
+      this.payloadCharacters = Math.max(characters / claimed.length, this.payloadCharacters * forgetting)
     }
+    let someRich = false
     let saturated = false
     let next = 0 // tasks come stage by stage, in the order of the wish
     for (const [i, name] of wish.stages.entries()) {
@@ -157,9 +181,10 @@ export class Capacity {
       while (next < claimed.length && claimed[next]!.stage === name) next += 1
       const rich = next - from >= wish.limits[i]!
       this.of(name).rich = rich
+      someRich ||= rich
       saturated ||= rich && wish.limits[i]! >= batchSize
     }
-    return { claimed: claimed.length, full: claimed.length >= wish.total, saturated }
+    return { claimed: claimed.length, full: claimed.length >= wish.total, rich: someRich, saturated }
   }
 
   take(served: Served): void {

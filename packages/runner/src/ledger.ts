@@ -85,7 +85,8 @@ export class Ledger {
       if (execution.notebook !== null) characters += this.takeNotes(execution, notes)
     }
     const taken = count === 0 ? [] : this.ended.splice(0, count)
-    const ended = this.overtaking.length === 0 ? taken : taken.filter((e) => !this.overtaking.includes(e))
+    const overtaking = new Set(this.overtaking)
+    const ended = overtaking.size === 0 ? taken : taken.filter((execution) => !overtaking.has(execution))
     for (const execution of this.noted) {
       if (characters >= maxCharacters) break
       if (execution.notebook!.held) continue

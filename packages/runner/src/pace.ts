@@ -24,15 +24,21 @@ const quickLooks = 4
 const quickMs = 10
 /** So long nothing is claimed ahead, once there was a reason not to. */
 const cautionMs = 5_000
+/** What was claimed ahead went back: at least so much is claimed ahead later, and twice as much after so long without. */
+const leastAhead = 16
+const trustMs = 30_000
 
 /** The pace of one loop. */
 export class Pace {
   /** The last look brought a whole batch: more is there. */
   private batchFull = false
-  private lastFull = false
-  /** Full looks in a row after which every handler had ended within one turn of the loop. */
+  /** The last look brought all that was asked for of some stage. */
+  private lastRich = false
+  /** Rich looks in a row after which every handler had ended within one turn of the loop. */
   private quick = 0
   private aheadBy = 0
+  private most = 2 * largeBatch
+  private waitedAt = -Infinity
   private begunAt = 0
   private cautiousUntil = -Infinity
   private emptyLooks = 0
@@ -66,9 +72,9 @@ export class Pace {
   }
 
   /**
-   * How much more to claim than can run: full looks follow each other and the handlers take less time than an exchange, so
-   * that what is claimed ahead starts as soon as it arrives, and the handlers need not wait for the database. It doubles
-   * while that stays so, and halves when the handlers of one answer take long together.
+   * How much more to claim than can run: rich looks follow each other, and the handlers of one answer take together no
+   * more than an exchange does, so that what is claimed ahead starts as soon as it arrives, and neither waits for the other.
+   * It doubles while that stays so, and halves when the handlers of one answer take long together.
    */
   get ahead(): number {
     return this.aheadBy
@@ -82,10 +88,19 @@ export class Pace {
   /** A turn of the loop is over; `idle`: no handler runs any more. */
   turned(idle: boolean): void {
     const now = performance.now()
-    if (!idle || !this.lastFull || now < this.cautiousUntil) return this.hold()
+    if (!idle || !this.lastRich || now < this.cautiousUntil) return this.hold()
     if (now - this.begunAt > quickMs) this.aheadBy = Math.floor(this.aheadBy / 2)
     else if (++this.quick >= quickLooks)
-      this.aheadBy = Math.min(2 * largeBatch, Math.max(1, this.aheadBy * 2))
+      this.aheadBy = Math.min(this.mostAhead(now), Math.max(1, this.aheadBy * 2))
+  }
+
+  /** It comes back slowly after something had to wait. */
+  private mostAhead(now: number): number {
+    if (this.most < 2 * largeBatch && now - this.waitedAt > trustMs) {
+      this.most = Math.min(2 * largeBatch, this.most * 2)
+      this.waitedAt = now
+    }
+    return this.most
   }
 
   private hold(): void {
@@ -100,6 +115,13 @@ export class Pace {
   beCautious(): void {
     this.hold()
     this.cautiousUntil = performance.now() + cautionMs
+  }
+
+  /** What was claimed ahead had to wait and went back: a quarter of it would have been enough. */
+  waited(): void {
+    this.most = Math.max(leastAhead, Math.floor(this.aheadBy / 4))
+    this.waitedAt = performance.now()
+    this.beCautious()
   }
 
   look(wish: Wish): Look {
@@ -140,7 +162,7 @@ export class Pace {
       this.wakeUntil.delete(stage)
     }
     this.batchFull = got.saturated
-    this.lastFull = got.full
+    this.lastRich = got.rich
     if (got.full) {
       this.emptyLooks = 0
       this.partialLooks = 0
@@ -164,7 +186,7 @@ export class Pace {
   /** A look failed: what was wished for with it must be wished for again. */
   failed(): void {
     this.batchFull = false
-    this.lastFull = false
+    this.lastRich = false
     this.hold()
     this.wakeUntil.clear()
     this.heldUntil.clear()

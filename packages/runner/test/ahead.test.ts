@@ -6,7 +6,7 @@ import { defineStage, listAttempts } from '@leasehold/queue'
 import type { Runner } from '@leasehold/runner'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { z } from 'zod'
-import { largeBatch } from '../src/capacity.ts'
+import { aheadOfEach } from '../src/capacity.ts'
 import type { TestDatabase } from '../../../test/harness/database.ts'
 import { createScene, endsOf, expectSound, insertTasks, startTestRunner } from './scene.ts'
 
@@ -45,7 +45,7 @@ function mixedStage() {
 /** Alone with its place, a runner holds the one that runs; ahead, more, and as many whose settlements are under way. */
 function expectFetchedAhead({ held }: { held: number }): void {
   expect(held).toBeGreaterThan(1)
-  expect(held).toBeLessThanOrEqual(1 + 2 * largeBatch)
+  expect(held).toBeLessThanOrEqual(2 * (1 + aheadOfEach))
 }
 
 const quick = (count: number): object[] => Array.from({ length: count }, () => ({}))
@@ -129,4 +129,55 @@ test('tasks fetched ahead are given back when the runner drains', async () => {
   const { rows } = await db.pool.query<{ n: number }>('select count(*)::int as n from leasehold.leases')
   expect(rows[0]!.n).toBe(0)
   expect(seen.most).toBe(1)
+})
+
+test.each([
+  ['an invalid payload', z.object({ bad: z.undefined().optional() }), () => Promise.resolve()],
+  [
+    'a handler that throws at once',
+    z.object({ bad: z.boolean().optional() }),
+    ({ payload }: { payload: { bad?: boolean | undefined } }): Promise<void> => {
+      if (payload.bad) throw new Error('at once')
+      return Promise.resolve()
+    },
+  ],
+])(
+  'no task is forgotten when %s ends an attempt before its handler has begun',
+  async (_what, payload, run) => {
+    const stage = defineStage({
+      name: 'mixed',
+      payload,
+      concurrency: 1,
+      retry: { attempts: 1 },
+      run,
+    } as never)
+    const runner = await startTestRunner(db, { stages: [stage] })
+    const tasks = Array.from({ length: 2000 }, (_, i) => (i % 7 === 3 ? { bad: true } : {}))
+    const ends = await endsOf(db.pool, await insertTasks(db.pool, 'mixed', tasks))
+    expect(ends.map((end) => end.state)).toEqual(tasks.map(({ bad }) => (bad ? 'dead' : 'done')))
+    await runner.drain()
+  },
+)
+
+test.each([
+  ['a timeout of seconds', { timeout: '5 s' }],
+  ['a stage where one crash is too many', { limits: { crashes: 1 } }],
+])('%s is reason enough to fetch nothing ahead', async (_what, settings) => {
+  const { stage, seen, watch } = mixedStage()
+  const runner = await startTestRunner(db, { stages: [{ ...stage, ...(settings as object) }] })
+  watch(() => runner.counts.held)
+  await endsOf(db.pool, await insertTasks(db.pool, 'mixed', quick(300)))
+  expect(seen.held).toBeLessThanOrEqual(2) // the one that runs, and one whose settlement is under way
+  await runner.drain()
+})
+
+test('a stage that has nothing to do does not keep another one from being fetched ahead', async () => {
+  const { stage, seen, watch } = mixedStage()
+  const idle = defineStage({ name: 'idle', payload: z.unknown(), run: () => Promise.resolve() })
+  const runner = await startTestRunner(db, { stages: [stage, idle], concurrency: 10 })
+  watch(() => runner.counts.held)
+  await endsOf(db.pool, await insertTasks(db.pool, 'mixed', quick(500)))
+  expect(seen.most).toBe(1)
+  expect(seen.held).toBeGreaterThan(11)
+  await runner.drain()
 })

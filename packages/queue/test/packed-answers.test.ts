@@ -150,16 +150,19 @@ test('a batch with one that was tried before knows which it is', async () => {
   ])
 })
 
+const five = (payload: string, priority: number): SubmitItem<string>[] =>
+  Array.from({ length: 5 }, () => ({ payload, priority }))
+
 test.each([0, 1])(
   'a batch of several priorities comes in their order, with %i that was tried before',
   async (tried) => {
     const stages = [await addStage(db.pool), await addStage(db.pool)]
     const expected: string[] = []
     for (const stage of stages) {
-      const low = await submitMany(db.pool, stage, Array(5).fill({ payload: 'low', priority: 2 }))
+      const low = await submitMany(db.pool, stage, five('low', 2))
       const high = await submitMany(db.pool, stage, [
         { payload: 'x'.repeat(20_000), priority: 8 },
-        ...Array(5).fill({ payload: 'high', priority: 8 }),
+        ...five('high', 8),
       ])
       await db.pool.query('update leasehold.ready set failures = $2 where task_id = $1', [high[3], tried])
       expected.push(...high, ...low)

@@ -117,8 +117,8 @@ type Plotter = (run: RunRecord, comparison: ComparisonRecord) => Record<string, 
 
 const plotters: Record<string, Plotter> = {
   drain: (run, comparison) => {
-    const concurrency = comparison.cells[0]!.parameters['concurrency']
-    const name = `drain-${concurrency}`
+    const { concurrency, tasks } = comparison.cells[0]!.parameters
+    const name = `drain-${concurrency}${tasks === 1_000_000 ? '-million' : ''}`
     return { [name]: barsOf(run, comparison, 'tasksPerSecond', `Tasks per second: ${comparison.title}`) }
   },
   submit: (run, comparison) => {

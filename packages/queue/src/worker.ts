@@ -267,8 +267,9 @@ function unpack([taskId, fence, stage, attempt, payload, extra]: AnswerRow, into
 function inOrder(tasks: ClaimedTask[], picked: readonly string[] = []): ClaimedTask[] {
   const rank = new Map(picked.map((taskId, nr) => [taskId, nr]))
   const before = (a: ClaimedTask, b: ClaimedTask): boolean => {
-    const [first, second] = [rank.get(a.taskId), rank.get(b.taskId)]
-    return first === undefined || second === undefined ? isOlder(a, b) : first < second
+    // A suspect is picked alone, before the others.
+    const [first, second] = [rank.get(a.taskId) ?? -1, rank.get(b.taskId) ?? -1]
+    return first === second ? isOlder(a, b) : first < second
   }
   const misplaced = tasks.some(
     (task, i) => i > 0 && task.stage === tasks[i - 1]!.stage && before(task, tasks[i - 1]!),

@@ -1,10 +1,10 @@
 /**
  * The tasks of one batch come in the order in which they were submitted, wherever their rows lie on disk.
  */
-import { exchange } from '@leasehold/queue'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
 import { addStage, addWorker, claim, insertTasks } from './scene.ts'
+import { exchanged } from './worker-scene.ts'
 
 let db: TestDatabase
 beforeAll(async () => {
@@ -43,19 +43,7 @@ test('rows that were written into holes of the table do not come first; stages s
     where task_id = (select max(task_id) from leasehold.ready where stage = $1)`,
     [stages[0]],
   )
-  const { claimed } = await exchange(db.pool, {
-    workerId: worker,
-    doneIds: [],
-    doneFences: [],
-    endings: null,
-    children: null,
-    notes: null,
-    stages,
-    limits: [100, 100],
-    runId: null,
-    promote: false,
-    wakeMs: null,
-  })
+  const { claimed } = await exchanged({ workerId: worker, stages, limits: [100, 100] }, db.pool)
   const of = (stage: string): number[] =>
     claimed.filter((task) => task.stage === stage).map((task) => Number(task.taskId))
   for (const stage of stages) expect(of(stage)).toEqual(of(stage).toSorted((a, b) => a - b))

@@ -1,11 +1,12 @@
 /**
  * Whole numbers keep their value from a submitter to a handler's schema, whatever their size.
  */
-import { exchange, parseExact, parsePayload, submit, writeExact } from '@leasehold/queue'
+import { parseExact, parsePayload, submit, writeExact } from '@leasehold/queue'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { z } from 'zod'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
 import { addStage, addWorker } from './scene.ts'
+import { exchanged } from './worker-scene.ts'
 
 let db: TestDatabase
 beforeAll(async () => {
@@ -69,19 +70,7 @@ test('an id of any size goes through the database into a handler’s schema', as
   const worker = await addWorker(db.pool, [stage])
   const payload = z.object({ small: z.coerce.bigint(), large: z.coerce.bigint() })
   await submit(db.pool, { name: stage, payload } as never, { small: 7n, large: 2n ** 63n - 1n } as never)
-  const answer = await exchange(db.pool, {
-    workerId: worker,
-    doneIds: [],
-    doneFences: [],
-    endings: null,
-    children: null,
-    notes: null,
-    stages: [stage],
-    limits: [1],
-    runId: null,
-    promote: false,
-    wakeMs: null,
-  })
+  const answer = await exchanged({ workerId: worker, stages: [stage], limits: [1] }, db.pool)
   const received = parsePayload({ name: stage, payload }, answer.claimed[0]!.payload)
   expect(received).toEqual({ small: 7n, large: 9223372036854775807n })
 })

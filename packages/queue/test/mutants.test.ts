@@ -54,13 +54,13 @@ async function setting(settings = {}): Promise<{ stage: string; worker: string; 
   return { stage, worker, other }
 }
 
-async function settledWithOldFence(how: typeof settleBulk): Promise<string | null> {
+async function settledWithOldFence(how: typeof settleBesideAnother): Promise<string | null> {
   const { stage, worker } = await setting()
   await insertTask(db, stage)
   const old = await claimOne(db, worker, stage)
   await settle(db, worker, old, 'release')
   await claimOne(db, worker, stage)
-  return (await how(worker, old)) ? 'an old fence settled the task' : null
+  return (await how(worker, old, stage)) ? 'an old fence settled the task' : null
 }
 
 async function settledByAnother(how: typeof settleBulk): Promise<string | null> {
@@ -75,12 +75,9 @@ async function settleBulk(worker: string, lease: Lease): Promise<boolean> {
 }
 
 /** In one exchange with a lease that is good. */
-async function settleBesideAnother(worker: string, lease: Lease): Promise<boolean> {
-  const { rows } = await db.query<{ stage: string }>('select stage from leasehold.tasks where id = $1', [
-    lease.taskId,
-  ])
-  await insertTask(db, rows[0]!.stage)
-  const another = await claimOne(db, worker, rows[0]!.stage)
+async function settleBesideAnother(worker: string, lease: Lease, stage: string): Promise<boolean> {
+  await insertTask(db, stage)
+  const another = await claimOne(db, worker, stage)
   return (await settleDone(db, worker, [lease, another])).length === 0
 }
 

@@ -2,10 +2,11 @@
  * A batch of new tasks comes in one row: what arrives is what came with a row for each, and what is long or was tried
  * before has a row of its own.
  */
-import { exchange, type ExchangeRequest, type SubmitItem, submitMany } from '@leasehold/queue'
+import { type ExchangeAnswer, type SubmitItem, submitMany } from '@leasehold/queue'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { createTestDatabase, type TestDatabase } from '../../../test/harness/database.ts'
 import { addStage, addWorker } from './scene.ts'
+import { exchanged } from './worker-scene.ts'
 
 let db: TestDatabase
 beforeAll(async () => {
@@ -34,21 +35,9 @@ async function rowsOf(stages: string[], packed: boolean | null): Promise<Row[]> 
   return rows
 }
 
-async function claimedOf(stages: string[], more: Partial<ExchangeRequest> = {}): ReturnType<typeof exchange> {
-  return exchange(db.pool, {
-    workerId: await addWorker(db.pool, stages, { concurrency: 1000 }),
-    doneIds: [],
-    doneFences: [],
-    endings: null,
-    children: null,
-    notes: null,
-    stages,
-    limits: stages.map(() => 100),
-    runId: null,
-    promote: false,
-    wakeMs: null,
-    ...more,
-  })
+async function claimedOf(stages: string[]): Promise<ExchangeAnswer> {
+  const workerId = await addWorker(db.pool, stages, { concurrency: 1000 })
+  return exchanged({ workerId, stages, limits: stages.map(() => 100) }, db.pool)
 }
 
 /** Anything that could be taken for the end of a text, a list or a number. */
@@ -171,3 +160,13 @@ test.each([0, 1])(
     expect(claimed.map((task) => task.taskId)).toEqual(expected)
   },
 )
+
+test('a suspect comes first, before a batch of several priorities', async () => {
+  const stage = await addStage(db.pool)
+  const low = await submitMany(db.pool, stage, five('low', 2))
+  const high = await submitMany(db.pool, stage, five('high', 8))
+  const suspect = low.pop()!
+  await db.pool.query('update leasehold.ready set lane = 11, crashes = 2 where task_id = $1', [suspect])
+  const { claimed } = await claimedOf([stage])
+  expect(claimed.map((task) => task.taskId)).toEqual([suspect, ...high, ...low])
+})

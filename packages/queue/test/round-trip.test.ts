@@ -10,7 +10,6 @@ import {
   ValueRefusedError,
   cancelTask,
   defineStage,
-  exchange,
   explainTask,
   getTask,
   pauseStage,
@@ -31,6 +30,7 @@ import {
   settle,
   stateOf,
 } from './scene.ts'
+import { exchanged } from './worker-scene.ts'
 
 let database: TestDatabase
 let db: Db
@@ -184,19 +184,7 @@ test.each([null, 0, -0.5, '', 'text', true, [], {}, [null], { a: null }, 1e21, 0
 test('numbers beyond what JavaScript can hold pass through the database unharmed', async () => {
   const payload = '{"huge": 1e400, "id": 9223372036854775807, "price": 1.10}'
   const id = await insertTask(db, stage, { payload })
-  const { claimed } = await exchange(db, {
-    workerId: worker,
-    doneIds: [],
-    doneFences: [],
-    endings: null,
-    children: null,
-    notes: null,
-    stages: [stage],
-    limits: [1],
-    runId: null,
-    promote: false,
-    wakeMs: null,
-  })
+  const { claimed } = await exchanged({ workerId: worker, stages: [stage], limits: [1] }, db)
   expect(claimed).toHaveLength(1)
   expect(claimed[0]).toMatchObject({
     taskId: id,

@@ -18,7 +18,7 @@ export interface Look {
 }
 
 const promoteEveryMs = 200
-/** So many full looks in a row whose handlers all ended at once, before more is claimed than can run. */
+/** So many rich looks in a row whose handlers all ended at once, before more is claimed than can run. */
 const quickLooks = 4
 /** Handlers of one answer that take longer than this together are not quick: others would wait behind them. */
 const quickMs = 10

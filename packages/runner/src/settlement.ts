@@ -37,7 +37,7 @@ export interface Counts {
 /** The answer to an exchange of a live worker. */
 export interface Answer {
   readonly claimed: readonly ClaimedTask[]
-  /** Of their payloads, as JSON. */
+  /** How long they were, as JSON. */
   readonly characters: number
   readonly dueInMs: number | undefined
   /** Stages whose ready tasks wait for their rate limit; the first of them may go on in `dueInMs`. */

@@ -151,10 +151,13 @@ const plotters: Record<string, Plotter> = {
       ),
     }
   },
-  disturbed: (run, comparison) => ({
-    'disturbed-snapshot': disturbedPlot(run, comparison, 'old snapshot held'),
-    'disturbed-writer': disturbedPlot(run, comparison, 'idle writer held'),
-  }),
+  disturbed: (run, comparison) => {
+    const name = comparison.cells[0]!.parameters['seconds'] === 1800 ? 'disturbed-half-hour' : 'disturbed'
+    return {
+      [`${name}-snapshot`]: disturbedPlot(run, comparison, 'old snapshot held'),
+      [`${name}-writer`]: disturbedPlot(run, comparison, 'idle writer held'),
+    }
+  },
   scale: (run, comparison) => ({
     [`scale-${comparison.cells[0]!.parameters['as']}`]: linesOver(run, comparison, {
       figure: 'cpuSecondsPer1000',

@@ -8,13 +8,34 @@
 
 /** Parses JSON of any depth; integers that a number cannot hold become bigint. Throws as JSON.parse does. */
 export function parseExact(text: string): unknown {
-  if (!/\d{16}/.test(text) || !/(?:^|[[,:\s-])[1-9]\d{15,}(?![\d.eE])/.test(text)) return JSON.parse(text)
+  if (!hasLongNumber(text) || !/(?:^|[[,:\s-])[1-9]\d{15,}(?![\d.eE])/.test(text)) return JSON.parse(text)
   // A reviver would do it too, but it calls itself for each level and ends at a few thousand of them.
   let mark = ''
   do mark = `#${crypto.randomUUID()} `
   while (text.includes(mark))
   const marked = marking(text, mark)
   return marked === text ? JSON.parse(text) : unmarked(JSON.parse(marked), mark)
+}
+
+/** Whether sixteen digits stand in a row. Then one of them is at a place that 16 divides: the others are not looked at. */
+function hasLongNumber(text: string): boolean {
+  for (let i = 0; i < text.length; i += longNumber) {
+    if (!isDigit(text, i)) continue
+    let from = i
+    let to = i + 1
+    while (isDigit(text, from - 1)) from -= 1
+    while (isDigit(text, to)) to += 1
+    if (to - from >= longNumber) return true
+  }
+  return false
+}
+
+const longNumber = 16
+
+/** Beyond the ends of the text none is. */
+function isDigit(text: string, at: number): boolean {
+  const code = text.charCodeAt(at)
+  return code >= 0x30 && code <= 0x39
 }
 
 /** The text with every integer that would be rounded as a text that begins with the mark. */

@@ -34,6 +34,13 @@ test.each([
   expect(parseExact(text)).toEqual(value)
 })
 
+test('an integer is seen wherever it stands', () => {
+  for (let before = 0; before < 40; before++) {
+    const [number, text] = ['9007199254740993', 'x'.repeat(before)]
+    expect(parseExact(`["${text}",${number}]`)).toEqual([text, BigInt(number)])
+  }
+})
+
 test('a name that objects have anyway is one like any other', () => {
   const parsed = parseExact('{"__proto__": 9007199254740993}') as object
   expect(Object.entries(parsed)).toEqual([['__proto__', 9007199254740993n]])

@@ -50,6 +50,7 @@ export class Attempts {
   private notesTimer: NodeJS.Timeout | null = null
   /** Ended without their handlers, which have not come back. */
   private readonly abandoned = new Set<Execution>()
+  private allBack: (() => void) | null = null
   private readonly host: AttemptsHost
   private readonly ledger: Ledger
   private readonly capacity: Capacity
@@ -57,7 +58,7 @@ export class Attempts {
   /** Claimed ahead, by stage in the order of their claims; among them some that ended while they waited. */
   private readonly waiting = new Map<Served, Execution[]>()
   private patience: NodeJS.Timeout | null = null
-  private startingWaiting = false
+  private startingSoon = false
   /** Revoked before the answer to their claims was here: a beat overtook it. Task id and fence, which never come again. */
   private readonly early = new Set<string>()
   private readonly around: Surroundings
@@ -84,7 +85,7 @@ export class Attempts {
     const { taskId, fence } = task
     const served = this.capacity.of(task.stage)
     const earlier = this.ledger.held.get(taskId)
-    if (earlier !== undefined) this.giveWay(earlier)
+    if (earlier !== null) this.giveWay(earlier)
     const execution = new Execution(task, served, claimedAt, this.around)
     this.capacity.take(served)
     this.host.counts.claimed += 1
@@ -97,7 +98,7 @@ export class Attempts {
     if (this.early.size > 0 && this.early.delete(`${taskId} ${fence}`)) return cancel(execution, 'cancelled')
     if (tooLate) return execution.decline()
     if (execution.deadlineAt < this.earliestDeadline) this.awaitDeadline(execution.deadlineAt)
-    if (this.capacity.begin(served)) execution.running = execution.run()
+    if (this.capacity.begin(served)) execution.run()
     else this.wait(execution)
   }
 
@@ -109,24 +110,18 @@ export class Attempts {
   }
 
   private startWaiting(): void {
-    if (this.startingWaiting) return // one has ended at once, in the loop below, which goes on
-    this.startingWaiting = true
-    let again = true
-    while (again) {
-      again = false
-      for (const [served, queue] of this.waiting) {
-        while (queue.length > 0) {
-          const execution = queue[0]!
-          if (execution.end === null && !this.capacity.begin(served)) break
-          queue.shift()
-          if (execution.end !== null) continue
-          execution.running = execution.run()
-          again ||= execution.freed // the place may be one that an earlier queue waits for
-        }
-        if (queue.length === 0) this.waiting.delete(served)
+    this.startingSoon = false
+    for (const [served, queue] of this.waiting) {
+      let next = 0
+      while (next < queue.length) {
+        const execution = queue[next]!
+        if (execution.end === null && !this.capacity.begin(served)) break
+        next += 1
+        if (execution.end === null) execution.run()
       }
+      queue.splice(0, next)
+      if (queue.length === 0) this.waiting.delete(served)
     }
-    this.startingWaiting = false
     if (this.waiting.size > 0) return
     clearTimeout(this.patience ?? undefined)
     this.patience = null
@@ -169,7 +164,10 @@ export class Attempts {
     execution.freed = true
     this.capacity.leave(execution.served)
     if (execution.started) this.capacity.finish(execution.served)
-    if (this.waiting.size > 0) this.startWaiting()
+    if (this.waiting.size > 0 && !this.startingSoon) {
+      this.startingSoon = true // many end in one turn: those that wait for their places start together
+      queueMicrotask(() => this.startWaiting())
+    }
     this.listener.wake()
   }
 
@@ -182,6 +180,7 @@ export class Attempts {
 
   private cameBack(execution: Execution): void {
     this.abandoned.delete(execution)
+    if (this.abandoned.size === 0) this.allBack?.()
     this.host.counts.stuck -= 1
     if (execution.freed) {
       const facts = { event: 'handler.late', ...factsOf(execution) }
@@ -195,7 +194,8 @@ export class Attempts {
 
   /** Resolves when every handler whose attempt was ended has come back, at the latest after `limitMs`. */
   async quiet(limitMs: number): Promise<void> {
-    await within(limitMs, Promise.all([...this.abandoned].map((execution) => execution.running!)))
+    if (this.abandoned.size === 0) return
+    await within(limitMs, new Promise<void>((resolve) => (this.allBack = resolve)))
   }
 
   private noted(execution: Execution): void {
@@ -216,7 +216,7 @@ export class Attempts {
   private endOverdue(): void {
     const now = performance.now()
     let next = Infinity
-    for (const execution of this.ledger.held.values()) {
+    for (const execution of this.ledger.held.all()) {
       if (execution.end !== null) continue
       if (execution.deadlineAt <= now) {
         execution.abort(new AttemptAborted('timeout', 'the attempt took longer than its timeout'))
@@ -228,7 +228,7 @@ export class Attempts {
 
   /** Aborts everything that runs; the attempts are given back without counting. Returns how many there were. */
   abortAll(why: AttemptAborted['why'], message: string): number {
-    const running = [...this.ledger.held.values()].filter((execution) => execution.end === null)
+    const running = this.ledger.held.all().filter((execution) => execution.end === null)
     for (const execution of running) execution.abort(new AttemptAborted(why, message))
     this.listener.wake()
     return running.length
@@ -238,7 +238,7 @@ export class Attempts {
   takeRevocations(revoked: readonly Revocation[] | null): void {
     for (const { task_id, fence, reason } of revoked ?? []) {
       const execution = this.ledger.held.get(task_id)
-      if (execution === undefined || execution.fence !== fence) this.expect(`${task_id} ${fence}`)
+      if (execution === null || execution.fence !== fence) this.expect(`${task_id} ${fence}`)
       else if (execution.end !== null)
         this.ledger.drop(execution) // nothing is left to settle
       else cancel(execution, reason)

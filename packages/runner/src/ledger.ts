@@ -6,6 +6,7 @@
  */
 import type { ExchangeRequest } from '@leasehold/queue'
 import type { Execution } from './execution.ts'
+import { Held } from './held.ts'
 import type { Line } from './notes.ts'
 
 /** What one exchange says about ended and running work. */
@@ -31,8 +32,7 @@ const maxCharacters = 4_000_000
 
 /** The held executions of one worker id. */
 export class Ledger {
-  /** By task id. */
-  readonly held: Map<string, Execution> = new Map()
+  readonly held: Held<Execution> = new Held()
   private ended: Execution[] = []
   /** Ended while lines of theirs were under way, which would be dropped if their settlement overtook them. */
   private overtaking: Execution[] = []
@@ -40,7 +40,7 @@ export class Ledger {
   private emptied: (() => void) | null = null
 
   hold(execution: Execution): void {
-    this.held.set(execution.taskId, execution)
+    this.held.add(execution)
   }
 
   /** The execution has ended; what settled itself is over. */
@@ -55,7 +55,7 @@ export class Ledger {
 
   /** Its ending was acknowledged, or its lease is known to be gone. */
   drop(execution: Execution): void {
-    if (this.held.get(execution.taskId) === execution) this.held.delete(execution.taskId)
+    this.held.remove(execution)
     if (execution.notebook !== null) this.noted.delete(execution)
     if (this.held.size === 0 && this.emptied !== null) this.emptied()
   }

@@ -303,7 +303,7 @@ export class Loop {
       this.oldestSoughtAt = now
       let oldest = this.attempts.maxFence + 1n
       for (const { above } of this.inFlight) if (above < oldest) oldest = above + 1n
-      for (const { fence } of this.ledger.held.values()) {
+      for (const { fence } of this.ledger.held.all()) {
         const own = BigInt(fence)
         if (own < oldest) oldest = own
       }

@@ -221,7 +221,7 @@ export class Settlement {
 
   /** Gives back what is leased to this worker and not held. */
   async lookForStrays(): Promise<void> {
-    const returned = await returnStrays(this.db, this.workerId, [...this.ledger.held.values()])
+    const returned = await returnStrays(this.db, this.workerId, this.ledger.held.all())
     if (returned === null) return // not live: the next exchange says so
     this.strayLooks.shift()
     if (returned.length === 0) return

@@ -5,16 +5,16 @@
  * has. A system that fails is reported and the others go on; the exit code is 1 then.
  */
 import { writeFileSync } from 'node:fs'
+import { compare } from './compare.ts'
 import { contenders } from './contenders.ts'
 import { describeMachine } from './machine.ts'
 import { helpText, type Options, readOptions } from './options.ts'
 import { plotsOf } from './plots.ts'
 import { publish } from './publish.ts'
-import { type CellRecord, type ComparisonRecord, number, type RunRecord } from './record.ts'
-import { runCell } from './run-cell.ts'
-import { type BenchServer, startServer } from './server.ts'
+import type { RunRecord } from './record.ts'
+import { startServer } from './server.ts'
 import { comparisonTable, keepsTable } from './table.ts'
-import type { Cell, Comparison, Workload } from './workload.ts'
+import type { Comparison, Workload } from './workload.ts'
 
 const peersMissing = process.env['LEASEHOLD_BENCH_WITHOUT_PEERS'] === '1'
 
@@ -31,58 +31,6 @@ function planOf({ workloads, sizes, titled }: Options): { workload: Workload; co
   return workloads
     .flatMap((workload) => workload.plan(sizes).map((comparison) => ({ workload, comparison })))
     .filter(({ comparison }) => comparison.title.includes(titled))
-}
-
-/** A cell is ended when it takes several times as long as it should. */
-function limitOf({ parameters }: Cell): number {
-  const seconds = Number(parameters['seconds'] ?? 0)
-  return (1800 + seconds * 6) * 1000
-}
-
-async function compare(
-  server: BenchServer,
-  workload: Workload,
-  comparison: Comparison,
-  repeats: number,
-  interrupted: AbortSignal,
-): Promise<Omit<ComparisonRecord, 'commit'>> {
-  const at = new Date().toISOString()
-  const cells = comparison.cells.map(({ contender, setting, label, parameters }): CellRecord => ({
-    system: contender.name,
-    label: label ?? contender.label,
-    short: label ?? contender.short,
-    kind: label === undefined ? contender.kind : 'control',
-    setting: setting ?? null,
-    parameters,
-    samples: [],
-    failures: [],
-  }))
-  for (let round = 1; round <= repeats; round++) {
-    for (const [i, cell] of comparison.cells.entries()) {
-      if (interrupted.aborted) break
-      const record = cells[i]!
-      const name = `${workload.id} ${round}/${repeats}  ${record.label}${record.setting === null ? '' : `, ${record.setting}`}`
-      const began = performance.now()
-      try {
-        const measurement = await runCell(server, workload, cell, limitOf(cell), interrupted)
-        record.samples.push(measurement)
-        const { figure, unit } = workload.shown[0]!
-        const took = `${number((performance.now() - began) / 1000)} s`
-        progress(`${name}: ${number(measurement.figures[figure] ?? Number.NaN)} ${unit} (${took})`)
-      } catch (error) {
-        record.failures.push((error as Error).message)
-        progress(`${name}: failed: ${(error as Error).message}`)
-      }
-    }
-  }
-  return {
-    id: workload.id,
-    workload: workload.name,
-    title: comparison.title,
-    at,
-    shown: workload.shown,
-    cells,
-  }
 }
 
 function write(run: RunRecord, { json, svg, ...options }: Options): void {
@@ -138,7 +86,14 @@ async function measure(options: Options): Promise<boolean> {
     sayWhatIsMeasuredOn(run, options)
     for (const { workload, comparison } of planOf(options)) {
       const repeats = Math.min(options.repeats, comparison.repeats ?? options.repeats)
-      const measured = await compare(server, workload, comparison, repeats, interrupted.signal)
+      const measured = await compare({
+        server,
+        workload,
+        comparison,
+        repeats,
+        progress,
+        interrupted: interrupted.signal,
+      })
       if (interrupted.signal.aborted) break
       const record = { ...measured, commit: run.machine.commit }
       run.comparisons.push(record)

@@ -68,31 +68,21 @@ function courseOf(
   return points
 }
 
-/** The rate while something is held, in percent of the same system's rate while nothing is. */
+/** The rate while something is held, in percent of the same system's rate at that time while nothing is. */
 function disturbedPlot(run: RunRecord, comparison: ComparisonRecord, held: string): string | null {
   const all = comparison.cells
     .filter(({ setting }) => setting === held)
-    .flatMap((cell): Line[] => {
-      const calm = comparison.cells.find(
-        ({ system, setting }) => system === cell.system && setting === 'nothing held',
-      )
-      const whole = calm === undefined ? null : spreadOf(calm, 'tasksPerSecond')
-      const course = courseOf(cell, 'rate')
-      if (whole === null || whole.median === 0 || course.length === 0) return []
-      const percent = (value: number) => (value / whole.median) * 100
-      return [
-        {
-          label: cell.short,
-          emphasis: cell.kind,
-          points: course.map(({ x, median, lowest, highest }) => ({
-            x,
-            median: percent(median),
-            lowest: percent(lowest),
-            highest: percent(highest),
-          })),
-        },
-      ]
-    })
+    .map((cell) => ({
+      label: cell.short,
+      emphasis: cell.kind,
+      points: courseOf(cell, 'rateOfFirst').map(({ x, median, lowest, highest }) => ({
+        x,
+        median: 100 * median,
+        lowest: 100 * lowest,
+        highest: 100 * highest,
+      })),
+    }))
+    .filter(({ points }) => points.length > 0)
   if (all.length === 0) return null
   const axes = { x: 'seconds', y: '% of its own undisturbed rate' }
   return lines(`What is left of the rate: ${held}`, subtitleOf(run, comparison), axes, all)

@@ -62,6 +62,11 @@ function postgresCpu(postmaster: number): number {
   return sum
 }
 
+/** What a process has used of the CPU so far, s; 0 when it is gone. */
+export function cpuOf(pid: number): number {
+  return timesOf(pid)?.own ?? 0
+}
+
 /** Peak resident memory of a process, MiB; 0 when it is gone. */
 export function peakMib(pid: number): number {
   try {
@@ -90,7 +95,7 @@ export async function startStopwatch(
 ): Promise<() => Promise<Spent>> {
   const lsn = async () =>
     (await client.query<{ lsn: string }>('select pg_current_wal_insert_lsn()::text as lsn')).rows[0]!.lsn
-  const nodeCpu = () => nodePids.reduce((sum, pid) => sum + (timesOf(pid)?.own ?? 0), 0)
+  const nodeCpu = () => nodePids.reduce((sum, pid) => sum + cpuOf(pid), 0)
   const before = { lsn: await lsn(), postgres: postgresCpu(postmaster), node: nodeCpu() }
   const started = performance.now()
   return async () => {

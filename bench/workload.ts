@@ -36,6 +36,11 @@ export interface Comparison {
   readonly cells: readonly Cell[]
   /** How often; the run's own number unless a single run takes very long. */
   readonly repeats?: number
+  /**
+   * The cells of one system are measured at the same time, each on a server of its own. Figures and courses then also come
+   * as parts of the first cell's, with `OfFirst` behind their names.
+   */
+  readonly together?: boolean
 }
 
 /** A figure as it is shown. */

@@ -10,6 +10,7 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { beside } from '../bench/compare.ts'
 import { add, newHistogram, percentileMs, record } from '../bench/histogram.ts'
 import { readOptions } from '../bench/options.ts'
 import { plotsOf } from '../bench/plots.ts'
@@ -42,6 +43,26 @@ describe('counting', () => {
 
   it('refuses a lost task', () => {
     expect(() => assertOnce('x', [report([0, 2])], 3)).toThrow('x ran 2 of 3 tasks')
+  })
+
+  it('divides figures and courses by those that were measured at the same time', () => {
+    const course = (rates: readonly number[]) => rates.map((rate, i): [number, number] => [i + 1, rate])
+    const first = { figures: { rate: 200, idle: 0 }, series: { rate: course([100, 200, 0, 400]) } }
+    const other = { figures: { rate: 150, idle: 7 }, series: { rate: course([100, 100, 10]) } }
+    expect(beside(other, first)).toEqual({
+      figures: { ...other.figures, rateOfFirst: 0.75 },
+      series: { ...other.series, rateOfFirst: course([1, 0.5]) },
+    })
+    expect(beside(other, null)).toEqual(other)
+    // A long course in stretches: 120 seconds, of which every second one brought nothing.
+    const halting = {
+      figures: {},
+      series: { rate: course(Array.from({ length: 120 }, (_, i) => (i % 2) * 8)) },
+    }
+    const even = { figures: {}, series: { rate: course(Array.from({ length: 120 }, () => 8)) } }
+    const { series } = beside(halting, even)
+    expect(series!['rateOfFirst']).toHaveLength(60)
+    expect(series!['rateOfFirst']!.every(([, share]) => share === 0.5)).toBe(true)
   })
 
   it('finds percentiles within the width of a bucket, also in sums of histograms', () => {

@@ -4,10 +4,12 @@
  *
  * Leasehold only. The backlog has a lower priority, so the same work is done with and without it.
  */
+import { availableParallelism } from 'node:os'
 import { Client } from 'pg'
 import { benchTask } from '../system.ts'
 import { seed, settleDown } from '../drain.ts'
 import { saturate } from '../load.ts'
+import { cpuOf } from '../stopwatch.ts'
 import { type Bench, bySize, type Figures, numberOf, type Workload } from '../workload.ts'
 import { startWorkers } from '../workers.ts'
 
@@ -23,9 +25,16 @@ const views = [
 ]
 const newestTasks = 'select * from leasehold.task_status order by task_id desc limit 100'
 
-/** Reads all views once a second until told to stop; answers with the time each took, in ms. */
-function poll({ url }: Bench): () => Promise<Map<string, number[]>> {
+/** What looking took: each answer in ms by view, and the CPU of the server for all of them in s. */
+interface Looked {
+  readonly took: ReadonlyMap<string, readonly number[]>
+  readonly cpuSeconds: number
+}
+
+/** Reads all views once a second until told to stop. */
+function poll({ url }: Bench): () => Promise<Looked> {
   const took = new Map<string, number[]>()
+  let cpuSeconds = 0
   const stop = new AbortController()
   const polling = (async () => {
     const client = new Client({ connectionString: url })
@@ -43,12 +52,14 @@ function poll({ url }: Bench): () => Promise<Map<string, number[]>> {
       const left = 1000 - (performance.now() - round)
       await new Promise((resolve) => setTimeout(resolve, Math.max(0, left)))
     }
+    const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
+    cpuSeconds = cpuOf(rows[0]!.pid)
     await client.end()
   })()
   return async () => {
     stop.abort()
     await polling
-    return took
+    return { took, cpuSeconds }
   }
 }
 
@@ -58,6 +69,8 @@ export const workload: Workload = {
   about: 'health views read every second while the queue is busy, in front of a backlog',
   shown: [
     { figure: 'tasksPerSecond', unit: 'tasks/s', better: 'more' },
+    { figure: 'tasksPerSecondOfFirst', unit: 'of the rate without', better: 'more' },
+    { figure: 'lookingCpuShare', unit: '% of all CPU for the views', better: 'less' },
     { figure: 'slowestViewMedianMs', unit: 'ms, slowest view, median', better: 'less' },
     { figure: 'slowestMs', unit: 'ms, slowest answer of all', better: 'less' },
   ],
@@ -66,6 +79,7 @@ export const workload: Workload = {
     return [
       {
         title: `views polled, ${backlog.toLocaleString('en')} tasks of a lower priority waiting`,
+        together: true,
         cells: contenders
           .filter(({ kind }) => kind === 'own')
           .flatMap((contender) =>
@@ -93,10 +107,12 @@ export const workload: Workload = {
     await workers.go()
     const stop = parameters['looking'] === 'nobody looks' ? null : poll(bench)
     const loaded = await saturate(bench, workers, { first: 0, seconds, backlog: 10_000 })
-    const took = await stop?.()
+    const looked = await stop?.()
     await workers.stop(null)
     const figures: Figures = { tasksPerSecond: loaded.ended / loaded.seconds }
-    if (took !== undefined) {
+    if (looked !== undefined) {
+      const { took, cpuSeconds } = looked
+      figures['lookingCpuShare'] = (100 * cpuSeconds) / (loaded.seconds * availableParallelism())
       const medians = [...took].map(
         ([name, ms]) => [name, ms.toSorted((a, b) => a - b)[ms.length >> 1]!] as const,
       )

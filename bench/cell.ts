@@ -3,6 +3,7 @@
  *
  * `node cell.ts SYSTEM WORKLOAD URL POSTMASTER PARAMETERS`.
  */
+import { once } from 'node:events'
 import { Client } from 'pg'
 import { adapterOf, contenderNamed } from './contenders.ts'
 import type { Parameters } from './workload.ts'
@@ -30,6 +31,11 @@ const measurement = await workloadNamed(workload).measure(
     url,
     client,
     postmaster: Number(postmaster),
+    async meet() {
+      if (process.send === undefined) return // run by hand, alone
+      process.send('ready')
+      await once(process, 'message')
+    },
   },
   JSON.parse(text) as Parameters,
 )

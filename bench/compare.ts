@@ -5,6 +5,7 @@
  * each on a server of its own. A machine whose speed changes within minutes changes it for all of them then.
  */
 import { type CellRecord, type ComparisonRecord, number } from './record.ts'
+import { Meeting } from './meeting.ts'
 import { runCell } from './run-cell.ts'
 import { type BenchServer, startServer } from './server.ts'
 import type { Cell, Comparison, Measurement, Workload } from './workload.ts'
@@ -15,7 +16,7 @@ export interface Comparing {
   readonly workload: Workload
   readonly comparison: Comparison
   readonly repeats: number
-  progress(line: string): void
+  readonly progress: (line: string) => void
   readonly interrupted: AbortSignal
 }
 
@@ -35,9 +36,13 @@ export async function compare(comparing: Comparing): Promise<Omit<ComparisonReco
     for (let round = 1; round <= repeats; round++) {
       for (const turn of turns) {
         if (interrupted.aborted) break
+        const meeting = new Meeting(turn.length)
         const measured = await Promise.all(
           turn.map((i, nr) =>
-            measureCell(comparing, servers[nr]!, comparison.cells[i]!, cells[i]!, `${round}/${repeats}`),
+            measureCell(comparing, servers[nr]!, comparison.cells[i]!, cells[i]!, {
+              name: `${round}/${repeats}`,
+              meeting,
+            }),
           ),
         )
         for (const [nr, i] of turn.entries()) {
@@ -85,12 +90,13 @@ async function measureCell(
   server: BenchServer,
   cell: Cell,
   record: CellRecord,
-  round: string,
+  round: { readonly name: string; readonly meeting: Meeting },
 ): Promise<Measurement | null> {
-  const name = `${workload.id} ${round}  ${record.label}${record.setting === null ? '' : `, ${record.setting}`}`
+  const name = `${workload.id} ${round.name}  ${record.label}${record.setting === null ? '' : `, ${record.setting}`}`
   const began = performance.now()
+  const party = round.meeting.join()
   try {
-    const measurement = await runCell(server, workload, cell, limitOf(cell), interrupted)
+    const measurement = await runCell(server, workload, cell, limitOf(cell), interrupted, party)
     const { figure, unit } = workload.shown[0]!
     const took = `${number((performance.now() - began) / 1000)} s`
     progress(`${name}: ${number(measurement.figures[figure] ?? Number.NaN)} ${unit} (${took})`)
@@ -99,6 +105,8 @@ async function measureCell(
     record.failures.push((error as Error).message)
     progress(`${name}: failed: ${(error as Error).message}`)
     return null
+  } finally {
+    party.leave()
   }
 }
 

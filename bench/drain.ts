@@ -13,8 +13,6 @@ import { startWorkers } from './workers.ts'
 /** How a drain is worked off. */
 export interface DrainOptions {
   readonly tasks: number
-  readonly processes?: number
-  readonly slots?: number
   readonly concurrency: number
   /** What is submitted as number n; default: a plain task. */
   readonly make?: (n: number) => Submission
@@ -58,10 +56,14 @@ export async function assertEnded({ system, contender }: Bench, expected: number
 
 /** Seeds, drains, checks. */
 export async function drain(bench: Bench, options: DrainOptions): Promise<Figures> {
-  const { tasks, processes = 1, slots = 1, concurrency } = options
+  const { tasks, concurrency } = options
   await seed(bench, 0, tasks, options.make)
   await settleDown(bench)
-  const workers = await startWorkers(bench.contender.name, bench.url, { processes, slots, concurrency })
+  const workers = await startWorkers(bench.contender.name, bench.url, {
+    processes: 1,
+    slots: 1,
+    concurrency,
+  })
   const before = await countSoFar(bench.client)
   const stop = await startStopwatch(bench.client, bench.postmaster, workers.pids)
   await workers.go()

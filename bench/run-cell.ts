@@ -5,6 +5,7 @@
  */
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import type { Party } from './meeting.ts'
 import type { BenchServer } from './server.ts'
 import type { Cell, Measurement, Workload } from './workload.ts'
 
@@ -19,6 +20,7 @@ export async function runCell(
   { contender, parameters }: Cell,
   limitMs: number,
   interrupted: AbortSignal,
+  party: Party,
 ): Promise<Measurement> {
   const url = await server.freshDatabase()
   try {
@@ -26,6 +28,7 @@ export async function runCell(
       [contender.name, workload.name, url, String(server.postmaster), JSON.stringify(parameters)],
       limitMs,
       interrupted,
+      party,
     )
     return JSON.parse(output.trim().split('\n').at(-1) ?? '') as Measurement
   } finally {
@@ -33,7 +36,12 @@ export async function runCell(
   }
 }
 
-function runProgram(args: readonly string[], limitMs: number, stop: AbortSignal): Promise<string> {
+function runProgram(
+  args: readonly string[],
+  limitMs: number,
+  stop: AbortSignal,
+  party: Party,
+): Promise<string> {
   const child = spawn(
     process.execPath,
     [
@@ -44,17 +52,19 @@ function runProgram(args: readonly string[], limitMs: number, stop: AbortSignal)
       ...args,
     ],
     {
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       env: { NODE_COMPILE_CACHE: compileCache, ...process.env },
       timeout: limitMs,
       killSignal: 'SIGKILL',
       signal: stop,
     },
   )
+  // One that has ended meanwhile says so itself.
+  child.once('message', () => void party.arrive().then(() => child.connected && child.send('go', () => {})))
   let output = ''
   let said = ''
-  child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()))
-  child.stderr.on('data', (chunk: Buffer) => (said = (said + chunk.toString()).slice(-4000)))
+  child.stdout!.on('data', (chunk: Buffer) => (output += chunk.toString()))
+  child.stderr!.on('data', (chunk: Buffer) => (said = (said + chunk.toString()).slice(-4000)))
   return new Promise((resolve, reject) => {
     child.once('error', reject)
     child.once('close', (code, signal) => {

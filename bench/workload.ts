@@ -68,6 +68,8 @@ export interface Bench {
   /** For the measuring itself. */
   readonly client: Client
   readonly postmaster: number
+  /** Resolves when all cells that are measured at the same time have come so far. Once. */
+  meet(): Promise<void>
 }
 
 export interface Workload {

@@ -28,6 +28,8 @@ const report = (numbers: readonly number[], twice = 0): Report => {
   return { entered: numbers.length, ended: numbers.length, twice, seen: bits.toString('base64') }
 }
 
+const course = (rates: readonly number[]) => rates.map((rate, i): [number, number] => [i + 1, rate])
+
 describe('counting', () => {
   it('accepts every task seen once, by whichever process', () => {
     expect(() => assertOnce('x', [report([0, 2, 4]), report([1, 3])], 5)).not.toThrow()
@@ -46,7 +48,6 @@ describe('counting', () => {
   })
 
   it('divides figures and courses by those that were measured at the same time', () => {
-    const course = (rates: readonly number[]) => rates.map((rate, i): [number, number] => [i + 1, rate])
     const first = { figures: { rate: 200, idle: 0 }, series: { rate: course([100, 200, 0, 400]) } }
     const other = { figures: { rate: 150, idle: 7 }, series: { rate: course([100, 100, 10]) } }
     expect(beside(other, first)).toEqual({

@@ -78,6 +78,7 @@ export const workload: Workload = {
       slots: 1,
       concurrency: 500,
     })
+    await bench.meet()
     await workers.go()
     const guard = setInterval(assertDiskLeft, 10_000)
     const stop = await startStopwatch(bench.client, bench.postmaster, workers.pids)

@@ -2,10 +2,18 @@
  * W6: what does a task cost when 1, 8, 64 workers share the queue, as processes and as slots of one process?
  *
  * Every worker has 10 handlers. On a machine with few cores more workers cannot be faster; what they cost each other is
- * the CPU per task.
+ * the CPU per task. They are started before the first task is submitted, and what a start costs is a figure of its own:
+ * in a drain of some seconds it would hide the other one.
  */
-import { drain } from '../drain.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { assertEnded, costs, finished } from '../drain.ts'
+import { saturate } from '../load.ts'
+import { peakMib, startStopwatch } from '../stopwatch.ts'
 import { bySize, numberOf, type Workload } from '../workload.ts'
+import { startWorkers } from '../workers.ts'
+
+/** Then the first looks at the empty queue are over. */
+const settledAfterMs = 2000
 
 export const workload: Workload = {
   id: 'W6',
@@ -15,28 +23,58 @@ export const workload: Workload = {
     { figure: 'cpuSecondsPer1000', unit: 's CPU/1,000', better: 'less' },
     { figure: 'postgresCpuSecondsPer1000', unit: 's Postgres CPU/1,000', better: 'less' },
     { figure: 'tasksPerSecond', unit: 'tasks/s', better: 'more' },
+    { figure: 'startCpuSeconds', unit: 's CPU to start one', better: 'less' },
     { figure: 'memoryMib', unit: 'MiB Node, peak, all', better: 'less' },
   ],
   plan({ size, contenders }) {
     const counts = bySize(size, [1, 3], [1, 8, 64], [1, 2, 4, 8, 16, 32, 64])
-    const tasks = bySize(size, 600, 50_000, 200_000)
     return ['processes', 'slots'].map((as) => ({
-      title: `workers as ${as}, 10 handlers each`,
+      title: `workers as ${as}, 10 handlers each, kept busy`,
       cells: contenders
         .filter(({ name, slots }) => name !== 'raw' && (as === 'processes' || slots))
         .flatMap((contender) =>
           counts.map((workers) => ({
             contender,
             setting: `${workers} ${as}`,
-            parameters: { as, workers, tasks: Math.min(tasks, contender.mostTasks) },
+            parameters: {
+              as,
+              workers,
+              seconds: bySize(size, 2, 15, 30),
+              backlog: Math.min(bySize(size, 600, 20_000, 20_000), contender.mostTasks),
+            },
           })),
         ),
     }))
   },
   async measure(bench, parameters) {
     const workers = numberOf(parameters, 'workers')
-    const as = parameters['as'] === 'processes' ? { processes: workers } : { slots: workers }
-    const figures = await drain(bench, { tasks: numberOf(parameters, 'tasks'), concurrency: 10, ...as })
-    return { figures: { ...figures, workers } }
+    const [processes, slots] = parameters['as'] === 'processes' ? [workers, 1] : [1, workers]
+    const started = await startWorkers(bench.contender.name, bench.url, { processes, slots, concurrency: 10 })
+    const measure = () => startStopwatch(bench.client, bench.postmaster, started.pids)
+    const endOfStart = await measure()
+    await started.go()
+    const start = await endOfStart()
+    await sleep(settledAfterMs)
+    const stop = await measure()
+    const { next } = await saturate(bench, started, {
+      first: 0,
+      seconds: numberOf(parameters, 'seconds'),
+      backlog: numberOf(parameters, 'backlog'),
+    })
+    await started.until(() => started.ended >= next)
+    await finished(bench)
+    const spent = await stop()
+    const memoryMib = started.pids.reduce((sum, pid) => sum + peakMib(pid), 0)
+    await started.stop(next)
+    await assertEnded(bench, next)
+    return {
+      figures: {
+        workers,
+        tasksPerSecond: next / spent.seconds,
+        ...costs(spent, next),
+        startCpuSeconds: (start.nodeCpuSeconds + start.postgresCpuSeconds) / workers,
+        memoryMib,
+      },
+    }
   },
 }

@@ -104,6 +104,7 @@ export const workload: Workload = {
       slots: 1,
       concurrency: 100,
     })
+    await bench.meet()
     await workers.go()
     const stop = parameters['looking'] === 'nobody looks' ? null : poll(bench)
     const loaded = await saturate(bench, workers, { first: 0, seconds, backlog: 10_000 })

@@ -24,7 +24,7 @@ function hasLongNumber(text: string): boolean {
     let from = i
     let to = i + 1
     while (isDigit(text, from - 1)) from -= 1
-    while (isDigit(text, to)) to += 1
+    while (to - from < longNumber && isDigit(text, to)) to += 1
     if (to - from >= longNumber) return true
   }
   return false

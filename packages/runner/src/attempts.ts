@@ -98,7 +98,8 @@ export class Attempts {
     if (this.early.size > 0 && this.early.delete(`${taskId} ${fence}`)) return cancel(execution, 'cancelled')
     if (tooLate) return execution.decline()
     if (execution.deadlineAt < this.earliestDeadline) this.awaitDeadline(execution.deadlineAt)
-    if (this.capacity.begin(served)) execution.run()
+    // A place that has just become free is for those who wait.
+    if (!this.startingSoon && this.capacity.begin(served)) execution.run()
     else this.wait(execution)
   }
 
@@ -179,7 +180,7 @@ export class Attempts {
   }
 
   private cameBack(execution: Execution): void {
-    this.abandoned.delete(execution)
+    if (!this.abandoned.delete(execution)) return // a promise of the handler's own making may settle twice
     if (this.abandoned.size === 0) this.allBack?.()
     this.host.counts.stuck -= 1
     if (execution.freed) {

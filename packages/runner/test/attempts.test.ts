@@ -140,6 +140,63 @@ test('a handler that ignores its abort signal keeps its place for the grace, the
   await runner.drain()
 })
 
+/** Not every handler is an async function: what it returns may be a promise of its own making. */
+function oddStage(odd: () => Promise<void>, timeout = 60_000) {
+  return defineStage({
+    name: 'odd',
+    payload: z.object({ odd: z.boolean() }),
+    concurrency: 2,
+    timeout,
+    retry: { attempts: 1 },
+    run: (ctx) => (ctx.payload.odd ? odd() : Promise.resolve()),
+  })
+}
+
+function oddPromise(member: 'then' | 'constructor', is: PropertyDescriptor): Promise<void> {
+  return Object.defineProperty(Promise.resolve(), member, is)
+}
+
+test.each<[string, () => Promise<void>]>([
+  ['throws when it is waited for', () => oddPromise('then', { value: refuse })],
+  ['throws when it is looked at', () => oddPromise('constructor', { get: refuse })],
+])('a handler whose promise %s fails its own attempt and harms no other', async (_what, odd) => {
+  const runner = await startTestRunner(db, { stages: [oddStage(odd)] })
+  const ids = await insertTasks(
+    db.pool,
+    'odd',
+    Array.from({ length: 40 }, (_, i) => ({ odd: i % 4 === 0 })),
+  )
+  for (const [i, task] of (await endsOf(db.pool, ids)).entries()) {
+    expect(task).toMatchObject(
+      i % 4 === 0 ? { state: 'dead', lastError: { message: 'mine' } } : { state: 'done' },
+    )
+  }
+  await runner.drain()
+})
+
+function refuse(): never {
+  throw new Error('mine')
+}
+
+function twice(done: () => void, failed: (error: Error) => void): void {
+  setTimeout(() => {
+    done()
+    failed(new Error('and again'))
+  }, 600)
+}
+
+test('a handler that comes back twice after its timeout is counted as back once', async () => {
+  const runner = await startTestRunner(db, {
+    stages: [oddStage(() => oddPromise('then', { value: twice }), 100)],
+  })
+  const [id, next] = await insertTasks(db.pool, 'odd', [{ odd: true }, { odd: false }])
+  expect(await endOf(db.pool, id!)).toMatchObject({ state: 'dead', lastError: { code: 'timeout' } })
+  await expect.poll(() => runner.counts.stuck).not.toBe(1)
+  expect(runner.counts.stuck).toBe(0)
+  expect(await endOf(db.pool, next!)).toMatchObject({ state: 'done' })
+  await runner.drain()
+})
+
 test('what ends within its timeout and is settled after it is a timeout, never a lease that stays', async () => {
   const entered = Promise.withResolvers<void>()
   const gate = Promise.withResolvers<void>()

@@ -1,21 +1,21 @@
 /**
- * The heartbeat thread: beats on a connection of its own, whatever the main thread is busy with.
+ * The heartbeat thread of a process: beats on connections of its own, whatever the main thread is busy with. All workers of
+ * the process share it; each has a port, whose end is the end of its beats.
  *
  * A thread that beats for ever would hide a main loop that stands still; so when the loop has not turned for
  * `wedgeLimitMs`, beats go on without renewing: the worker is seen as wedged and its leases run out.
- * Runs until the main thread ends it, which is the last thing a runner does. Reconnects for ever.
+ * Reconnects for ever.
  */
-import { parentPort, workerData } from 'node:worker_threads'
+import { type MessagePort, parentPort } from 'node:worker_threads'
 import { OutageLog, openPool, retryDelayMs, sleep } from '@leasehold/postgres/connections'
 import { type BeatAnswer, heartbeat } from '@leasehold/queue/heartbeat'
 import { SharedState, type SharedMemory } from './shared-state.ts'
 
-/** What the thread is started with. */
-export interface BeatThreadData {
+/** What a worker's beats are started with. */
+export interface BeatData {
   readonly memory: SharedMemory
   readonly connectionString: string
   readonly workerId: string
-  readonly slot: string
   readonly beatIntervalMs: number
   /** While tasks run. */
   readonly workingBeatIntervalMs: number
@@ -25,6 +25,12 @@ export interface BeatThreadData {
   readonly wedgeLimitMs: number
 }
 
+/** A worker for this thread; the port hears 'now' for a beat right away. */
+export interface NewHeart {
+  readonly data: BeatData
+  readonly port: MessagePort
+}
+
 /** What it tells the main thread. */
 export type BeatMessage =
   | { type: 'answer'; answer: BeatAnswer }
@@ -32,31 +38,63 @@ export type BeatMessage =
   | { type: 'recovered'; failures: number }
   | { type: 'wedged'; loopAgeMs: number }
 
-function say(message: BeatMessage): void {
-  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread's port, no window
-  parentPort!.postMessage(message)
+/** Beats are short and come one after the other; more connections are for those that hang. */
+const mostConnections = 8
+
+/** Connections by what they were opened with, and how many workers use them. */
+const pools = new Map<string, { readonly pool: ReturnType<typeof openPool>; users: number }>()
+
+function poolFor({ connectionString, leaseTtlMs, beatIntervalMs }: BeatData): {
+  pool: ReturnType<typeof openPool>
+  release(): void
+} {
+  const timeoutMs = Math.max(1000, Math.round(leaseTtlMs / 4))
+  const idleTimeoutMs = Math.max(30_000, 3 * beatIntervalMs)
+  const name = `${timeoutMs} ${idleTimeoutMs} ${connectionString}`
+  const shared = pools.get(name) ?? {
+    pool: openPool({
+      connectionString,
+      applicationName: `leasehold beat of process ${process.pid}`,
+      max: mostConnections,
+      connectTimeoutMs: timeoutMs,
+      queryTimeoutMs: timeoutMs,
+      idleTimeoutMs,
+    }),
+    users: 0,
+  }
+  pools.set(name, shared)
+  shared.users += 1
+  return {
+    pool: shared.pool,
+    release() {
+      shared.users -= 1
+      if (shared.users > 0) return
+      pools.delete(name)
+      void shared.pool.end()
+    },
+  }
 }
 
-async function beatForEver(data: BeatThreadData): Promise<void> {
+async function beat({ data, port }: NewHeart): Promise<void> {
   const state = new SharedState(data.memory)
-  const timeoutMs = Math.max(1000, Math.round(data.leaseTtlMs / 4))
-  const pool = openPool({
-    connectionString: data.connectionString,
-    applicationName: `leasehold beat ${data.slot}`,
-    max: 1,
-    connectTimeoutMs: timeoutMs,
-    queryTimeoutMs: timeoutMs,
-    idleTimeoutMs: 0,
-  })
+  const connections = poolFor(data)
   const outage = new OutageLog()
   let outageSaid = false
   let now = new AbortController()
-  parentPort!.on('message', () => now.abort()) // "beat now"
+  port.on('message', () => now.abort())
+  let ended = false
+  port.on('close', () => {
+    ended = true
+    now.abort()
+  })
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread's port, no window
+  const say = (message: BeatMessage): void => port.postMessage(message)
   let wedged = false
   const regular: Pause = { idleMs: data.beatIntervalMs, workingMs: data.workingBeatIntervalMs }
   let pause = regular
   for (;;) {
     await untilDue(pause, state, now.signal)
+    if (ended) return connections.release()
     now = new AbortController()
     const loopAgeMs = state.loopAgeMs
     const renew = loopAgeMs < data.wedgeLimitMs
@@ -64,7 +102,7 @@ async function beatForEver(data: BeatThreadData): Promise<void> {
     wedged = !renew
     const sentAt = process.hrtime.bigint()
     try {
-      const answer = await heartbeat(pool, {
+      const answer = await heartbeat(connections.pool, {
         workerId: data.workerId,
         loopAgeMs,
         oldestFence: state.oldestFence.toString(),
@@ -113,4 +151,4 @@ async function untilDue(
   }
 }
 
-if (parentPort) void beatForEver(workerData as BeatThreadData)
+parentPort?.on('message', (heart: NewHeart) => void beat(heart))

@@ -1,13 +1,13 @@
 /**
- * The main thread's side of the heartbeat: starts the thread, hears its answers, keeps the self-deadline.
+ * The main thread's side of a worker's heartbeat: hears its answers, keeps the self-deadline.
  *
  * The self-deadline is monotonic and counted from before the last acknowledged beat was sent; past it this process
  * must assume that its leases are gone, whatever the database might have said since. It has a timer of its own, so that
  * it is kept also while the main loop waits for a database that does not answer.
  */
-import { Worker } from 'node:worker_threads'
 import type { BeatAnswer } from '@leasehold/queue'
-import type { BeatMessage, BeatThreadData } from './beat-thread.ts'
+import type { BeatData, BeatMessage } from './beat-thread.ts'
+import { type Beating, startBeating } from './beating.ts'
 import { makeSharedState, type SharedState } from './shared-state.ts'
 
 /** Called as the thread reports. */
@@ -25,7 +25,7 @@ export interface HeartListener {
 /** The beating of one worker id. */
 export class Heart {
   readonly state: SharedState
-  private readonly thread: Worker
+  private readonly beating: Beating
   private readonly listener: HeartListener
   private readonly lastsMs: number
   private readonly beatIntervalMs: number
@@ -33,20 +33,15 @@ export class Heart {
   private overdueSaid = false
   private stopping = false
 
-  constructor(data: Omit<BeatThreadData, 'memory'>, registeredAtNs: bigint, listener: HeartListener) {
+  constructor(data: Omit<BeatData, 'memory'>, registeredAtNs: bigint, listener: HeartListener) {
     this.listener = listener
     this.state = makeSharedState(registeredAtNs)
     this.lastsMs = data.leaseTtlMs * 0.8
     this.beatIntervalMs = data.beatIntervalMs
-    const source = import.meta.url.endsWith('.ts')
-    this.thread = new Worker(new URL(`./beat-thread.${source ? 'ts' : 'js'}`, import.meta.url), {
-      workerData: { ...data, memory: this.state.memory } satisfies BeatThreadData,
-      execArgv: source ? ['--conditions=development', '--no-warnings'] : [],
-      name: 'leasehold-heartbeat',
-    })
-    this.thread.on('message', (message: BeatMessage) => this.heard(message))
-    this.thread.on('error', (error) => this.ended(error as Error))
-    this.thread.on('exit', () => this.ended(new Error('the heartbeat thread ended')))
+    this.beating = startBeating(
+      { ...data, memory: this.state.memory },
+      { heard: (message) => this.heard(message), died: (error) => this.ended(error) },
+    )
     this.guardTimer = setTimeout(() => this.guard(), Math.max(0, this.leftMs))
   }
 
@@ -81,14 +76,13 @@ export class Heart {
 
   /** Beats right away instead of at the next interval. */
   beatNow(): void {
-    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread's port, no window
-    this.thread.postMessage('now')
+    this.beating.now()
   }
 
   /** Stops beating. The last thing a runner does. */
   async stop(): Promise<void> {
     this.stopping = true
     clearTimeout(this.guardTimer ?? undefined)
-    await this.thread.terminate()
+    await this.beating.stop()
   }
 }

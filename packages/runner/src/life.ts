@@ -48,13 +48,12 @@ export class Life {
     const { settings } = host
     this.workerId = workerId
     this.host = host
-    const { connectionString, slot, leaseTtlMs, wedgeLimitMs, log } = settings
+    const { connectionString, leaseTtlMs, wedgeLimitMs, log } = settings
     const { beatIntervalMs, workingBeatIntervalMs, maxRetryMs } = settings
     this.heart = new Heart(
       {
         connectionString,
         workerId,
-        slot,
         beatIntervalMs,
         workingBeatIntervalMs,
         maxRetryMs,

@@ -275,26 +275,33 @@ test('after an abort for a lost worker no more handlers run than the concurrency
   await runner.drain()
 })
 
-test('a runner whose heartbeat thread dies gives back what runs, leaves, and ends with the fault', async () => {
-  const why = Promise.withResolvers<string>()
-  const entered = Promise.withResolvers<void>()
+test('runners whose heartbeat thread dies give back what runs, leave, and end with the fault', async () => {
+  const threads: Worker[] = []
+  const remember = (thread: Worker) => void threads.push(thread)
+  process.on('worker', remember)
+  const [whys, entered]: [string[], string[]] = [[], []]
   const stage = defineStage({
     name: 'slow',
     payload,
+    concurrency: 1,
     async run(ctx) {
-      entered.resolve()
-      why.resolve((await aborted(ctx)).why)
+      entered.push(ctx.task.id)
+      whys.push((await aborted(ctx)).why)
     },
   })
-  const runner = await startTestRunner(db, { stages: [stage] })
-  const [id] = await insertTasks(db.pool, 'slow', [{}])
-  await entered.promise
-  const inside = runner as unknown as { life: { heart: { thread: Worker } } }
-  await inside.life.heart.thread.terminate()
-  expect(await why.promise).toBe('drain')
-  await expect(runner.ended).rejects.toThrow('the heartbeat thread ended')
-  expect((await attemptsOf(db.pool, id!)).map((a) => a.outcome)).toEqual(['released'])
-  const { rows } = await db.pool.query('select end_reason from leasehold.workers')
+  const runners = [
+    await startTestRunner(db, { stages: [stage], slot: 'slow@1' }),
+    await startTestRunner(db, { stages: [stage], slot: 'slow@2' }),
+  ]
+  process.off('worker', remember)
+  const ids = await insertTasks(db.pool, 'slow', [{}, {}])
+  await expect.poll(() => entered.length).toBe(2)
+  expect(threads).toHaveLength(1)
+  await threads[0]!.terminate()
+  for (const runner of runners) await expect(runner.ended).rejects.toThrow('the heartbeat thread ended')
+  expect(whys).toEqual(['drain', 'drain'])
+  for (const id of ids) expect((await attemptsOf(db.pool, id)).map((a) => a.outcome)).toEqual(['released'])
+  const { rows } = await db.pool.query('select distinct end_reason from leasehold.workers')
   expect(rows).toEqual([{ end_reason: 'graceful-shutdown' }])
 })
 

@@ -1,6 +1,7 @@
 /**
  * The heartbeat thread of a process: beats on connections of its own, whatever the main thread is busy with. All workers of
- * the process share it; each has a port, whose end is the end of its beats.
+ * the process share the thread, and nothing else: each has a port and a connection, so that beats which hang, or a
+ * connection that is dead without saying so, are one worker's trouble.
  *
  * A thread that beats for ever would hide a main loop that stands still; so when the loop has not turned for
  * `wedgeLimitMs`, beats go on without renewing: the worker is seen as wedged and its leases run out.
@@ -16,6 +17,7 @@ export interface BeatData {
   readonly memory: SharedMemory
   readonly connectionString: string
   readonly workerId: string
+  readonly slot: string
   readonly beatIntervalMs: number
   /** While tasks run. */
   readonly workingBeatIntervalMs: number
@@ -25,7 +27,7 @@ export interface BeatData {
   readonly wedgeLimitMs: number
 }
 
-/** A worker for this thread; the port hears 'now' for a beat right away. */
+/** A worker for this thread; the port hears 'now' for a beat right away and 'stop' for the end, which closes it. */
 export interface NewHeart {
   readonly data: BeatData
   readonly port: MessagePort
@@ -38,53 +40,23 @@ export type BeatMessage =
   | { type: 'recovered'; failures: number }
   | { type: 'wedged'; loopAgeMs: number }
 
-/** Beats are short and come one after the other; more connections are for those that hang. */
-const mostConnections = 8
-
-/** Connections by what they were opened with, and how many workers use them. */
-const pools = new Map<string, { readonly pool: ReturnType<typeof openPool>; users: number }>()
-
-function poolFor({ connectionString, leaseTtlMs, beatIntervalMs }: BeatData): {
-  pool: ReturnType<typeof openPool>
-  release(): void
-} {
-  const timeoutMs = Math.max(1000, Math.round(leaseTtlMs / 4))
-  const idleTimeoutMs = Math.max(30_000, 3 * beatIntervalMs)
-  const name = `${timeoutMs} ${idleTimeoutMs} ${connectionString}`
-  const shared = pools.get(name) ?? {
-    pool: openPool({
-      connectionString,
-      applicationName: `leasehold beat of process ${process.pid}`,
-      max: mostConnections,
-      connectTimeoutMs: timeoutMs,
-      queryTimeoutMs: timeoutMs,
-      idleTimeoutMs,
-    }),
-    users: 0,
-  }
-  pools.set(name, shared)
-  shared.users += 1
-  return {
-    pool: shared.pool,
-    release() {
-      shared.users -= 1
-      if (shared.users > 0) return
-      pools.delete(name)
-      void shared.pool.end()
-    },
-  }
-}
-
 async function beat({ data, port }: NewHeart): Promise<void> {
   const state = new SharedState(data.memory)
-  const connections = poolFor(data)
+  const timeoutMs = Math.max(1000, Math.round(data.leaseTtlMs / 4))
+  const pool = openPool({
+    connectionString: data.connectionString,
+    applicationName: `leasehold beat ${data.slot}`,
+    max: 1,
+    connectTimeoutMs: timeoutMs,
+    queryTimeoutMs: timeoutMs,
+    idleTimeoutMs: 0,
+  })
   const outage = new OutageLog()
   let outageSaid = false
   let now = new AbortController()
-  port.on('message', () => now.abort())
   let ended = false
-  port.on('close', () => {
-    ended = true
+  port.on('message', (order: 'now' | 'stop') => {
+    ended ||= order === 'stop'
     now.abort()
   })
   // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread's port, no window
@@ -94,7 +66,7 @@ async function beat({ data, port }: NewHeart): Promise<void> {
   let pause = regular
   for (;;) {
     await untilDue(pause, state, now.signal)
-    if (ended) return connections.release()
+    if (ended) break
     now = new AbortController()
     const loopAgeMs = state.loopAgeMs
     const renew = loopAgeMs < data.wedgeLimitMs
@@ -102,7 +74,7 @@ async function beat({ data, port }: NewHeart): Promise<void> {
     wedged = !renew
     const sentAt = process.hrtime.bigint()
     try {
-      const answer = await heartbeat(connections.pool, {
+      const answer = await heartbeat(pool, {
         workerId: data.workerId,
         loopAgeMs,
         oldestFence: state.oldestFence.toString(),
@@ -126,6 +98,8 @@ async function beat({ data, port }: NewHeart): Promise<void> {
       pause = shorter(regular, retryDelayMs(outage.count, mostMs))
     }
   }
+  await pool.end()
+  port.close()
 }
 
 /** How long until the next beat, while nothing runs and while something does. */

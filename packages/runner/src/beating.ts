@@ -1,16 +1,18 @@
 /**
  * The heartbeat thread of this process: started for the first worker, ended after the last one.
  *
- * A thread for each worker would cost many slots of one process more than their work does: memory, a start, a connection.
+ * A thread for each worker would cost many slots of one process more than their work does: 16 MiB each, and its start.
  * What a thread protects from, a main thread that is busy, concerns all of them alike.
  */
+import { once } from 'node:events'
 import { MessageChannel, Worker } from 'node:worker_threads'
+import { within } from '@leasehold/postgres'
 import type { BeatData, BeatMessage, NewHeart } from './beat-thread.ts'
 
 /** Called as the thread reports. */
 export interface BeatListener {
   heard(message: BeatMessage): void
-  /** The thread has ended although nobody stopped it. Nothing is heard after that. */
+  /** The thread has ended although nobody stopped it. */
   died(error: Error): void
 }
 
@@ -18,9 +20,12 @@ export interface BeatListener {
 export interface Beating {
   /** Beats right away instead of at the next interval. */
   now(): void
-  /** No beat begins any more. */
+  /** No beat begins any more; resolves when its connection is closed, or when that takes long. */
   stop(): Promise<void>
 }
+
+/** A beat that hangs is not waited for much longer. */
+const closeWithinMs = 1000
 
 class BeatThread {
   readonly worker: Worker
@@ -61,10 +66,17 @@ export function startBeating(data: BeatData, listener: BeatListener): Beating {
       port.postMessage('now')
     },
     async stop() {
+      const alive = thread.listeners.delete(listener)
+      if (alive && thread.listeners.size > 0) {
+        const closed = once(port, 'close')
+        // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread's port, no window
+        port.postMessage('stop')
+        await within(closeWithinMs, closed)
+      } else if (alive) {
+        if (current === thread) current = null
+        await thread.worker.terminate()
+      }
       port.close()
-      if (!thread.listeners.delete(listener) || thread.listeners.size > 0) return
-      if (current === thread) current = null
-      await thread.worker.terminate()
     },
   }
 }

@@ -48,12 +48,13 @@ export class Life {
     const { settings } = host
     this.workerId = workerId
     this.host = host
-    const { connectionString, leaseTtlMs, wedgeLimitMs, log } = settings
+    const { connectionString, slot, leaseTtlMs, wedgeLimitMs, log } = settings
     const { beatIntervalMs, workingBeatIntervalMs, maxRetryMs } = settings
     this.heart = new Heart(
       {
         connectionString,
         workerId,
+        slot,
         beatIntervalMs,
         workingBeatIntervalMs,
         maxRetryMs,

@@ -6,7 +6,7 @@
  */
 const slots = { loopAt: 0, oldestFence: 1, running: 2, draining: 3, ackedAt: 4 } as const
 
-/** The memory; hand it to the thread as workerData. */
+/** The memory; hand it to the thread in a message. */
 export type SharedMemory = SharedArrayBuffer
 
 /** Makes the memory. The first beat is the registration itself, sent at `registeredAtNs`. */

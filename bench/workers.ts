@@ -4,6 +4,7 @@
  * Invariant: when they stop, every task number below the submitted ones was seen by exactly one handler, or this throws.
  */
 import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { add, type Histogram, newHistogram } from './histogram.ts'
 
@@ -144,10 +145,11 @@ class Member {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     })
     this.child.on('message', (message: ToParent) => this.hear(message))
-    this.child.on('exit', (code) =>
-      this.fail(new Error(`a worker process of ${system} ended with code ${code}`)),
+    // Its last message may still be on its way when it has ended; the channel closes behind it.
+    void Promise.all([once(this.child, 'exit'), once(this.child, 'disconnect')]).then(
+      ([[code]]) => this.fail(new Error(`a worker process of ${system} ended with code ${code}`)),
+      (error: Error) => this.fail(error),
     )
-    this.child.on('error', (error) => this.fail(error))
   }
 
   tell(kind: FromParent['kind']): void {

@@ -4,7 +4,7 @@
  * A door of its own (`@leasehold/queue/heartbeat`), so that a thread that only beats loads only this.
  */
 import type { Db } from './db.ts'
-import type { Revocation } from './worker.ts'
+import type { Revocation } from './exchange.ts'
 
 /** One beat, as it is sent by the heartbeat thread. */
 export interface Beat {

@@ -82,4 +82,5 @@ export {
 } from './task.ts'
 export { translate } from './translate.ts'
 export { type Beat, type BeatAnswer, heartbeat } from './heartbeat.ts'
+export * from './exchange.ts'
 export * from './worker.ts'

@@ -4,6 +4,7 @@
 import { once } from 'node:events'
 import type { Worker } from 'node:worker_threads'
 import { defineStage } from '@leasehold/queue'
+import type { Runner } from '@leasehold/runner'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { z } from 'zod'
 import type { TestDatabase } from '../../../test/harness/database.ts'
@@ -25,6 +26,17 @@ afterEach(async () => {
 
 const stage = defineStage({ name: 'plain', payload: z.object({}), async run() {} })
 
+/** Runners in the slots plain@0 and so on, and how often each of them has beaten. */
+async function startMany(count: number): Promise<{ runners: Runner[]; beats: number[] }> {
+  const beats = Array.from({ length: count }, () => 0)
+  const runners: Runner[] = []
+  for (const [i] of beats.entries()) {
+    const onBeat = () => void (beats[i]! += 1)
+    runners.push(await startTestRunner(db, { stages: [stage], slot: `plain@${i}`, onBeat }))
+  }
+  return { runners, beats }
+}
+
 async function beatConnections({ pool }: TestDatabase): Promise<number> {
   const { rows } = await pool.query<{ n: number }>(
     `select count(*)::integer as n from pg_stat_activity
@@ -43,12 +55,7 @@ async function lastBeat(slot: string): Promise<string> {
 }
 
 test('twenty workers share a thread; the last one beats on when the others have left', async () => {
-  const beats = Array.from({ length: 20 }, () => 0)
-  const runners = []
-  for (const [i] of beats.entries())
-    runners.push(
-      await startTestRunner(db, { stages: [stage], slot: `plain@${i}`, onBeat: () => void (beats[i]! += 1) }),
-    )
+  const { runners, beats } = await startMany(20)
   await endsOf(
     db.pool,
     await insertTasks(
@@ -83,12 +90,7 @@ test('a worker that starts when the last one has left has a thread again', async
 })
 
 test('workers whose beats hang hold up no other worker of their process', async () => {
-  const beats = Array.from({ length: 12 }, () => 0)
-  const runners = []
-  for (const [i] of beats.entries())
-    runners.push(
-      await startTestRunner(db, { stages: [stage], slot: `plain@${i}`, onBeat: () => void (beats[i]! += 1) }),
-    )
+  const { runners, beats } = await startMany(12)
   await eventually(async () => beats.every((count) => count >= 2))
   expect(threads).toHaveLength(1)
   // A row that is locked makes its beats hang, as a connection does that is dead without saying so.

@@ -14,6 +14,7 @@ import type { Db } from '@leasehold/queue'
 import { OutageLog, retryDelayMs, sleep } from '@leasehold/postgres'
 import { Attempts } from './attempts.ts'
 import { Capacity, isDelicate } from './capacity.ts'
+import { Crowding, type Turnstile, turnstileOf } from './crowding.ts'
 import { type Batch, Ledger } from './ledger.ts'
 import type { RunnerLog, Settings } from './options.ts'
 import { pauseInSteps, stepOf } from './pause.ts'
@@ -47,6 +48,8 @@ export interface LoopHost {
 }
 
 const glanceEveryMs = 100
+/** Nobody waits longer than this for the large exchanges of others. */
+const patienceMs = 1000
 
 /** The loop of one worker id. */
 export class Loop {
@@ -58,6 +61,8 @@ export class Loop {
   private readonly host: LoopHost
   private readonly capacity: Capacity
   private readonly pace: Pace
+  private readonly crowding = new Crowding()
+  private readonly turnstile: Turnstile
   private readonly settlement: Settlement
   private readonly outage = new OutageLog()
   private outageSaid = false
@@ -80,6 +85,7 @@ export class Loop {
     this.host = host
     this.capacity = new Capacity(host.settings)
     this.pace = new Pace(host.settings, () => host.hearing())
+    this.turnstile = turnstileOf(host.settings.connectionString)
     this.settlement = new Settlement({
       db: host.exchangeDb,
       workerId: host.workerId,
@@ -109,12 +115,11 @@ export class Loop {
       while (!stop.aborted) {
         if (this.settlement.strayLookDue) await this.assistant
         if (this.fault !== null) throw this.fault
-        const { moved } = await this.turn()
+        const { moved } = await this.turnInOrder()
         if (moved === 0) await this.rest()
         await nextTurn() // handlers that end at once end here, all of them, before the next exchange
         this.pace.turned(this.capacity.running === 0)
-        if (this.pace.saturated && this.assistant === null && !this.settlement.strayLookDue)
-          this.assistant = this.assist()
+        if (this.assistant === null && this.needsAssistant) this.assistant = this.assist()
       }
       await this.assistant
     } finally {
@@ -123,11 +128,16 @@ export class Loop {
     }
   }
 
-  /** The second exchange: only while looks come back full. */
+  /** A second exchange beside the loop's pays while looks come back full, unless it only makes everybody's longer. */
+  private get needsAssistant(): boolean {
+    return this.pace.saturated && !this.crowding.crowded && !this.settlement.strayLookDue
+  }
+
+  /** The second exchange. */
   private async assist(): Promise<void> {
     try {
-      while (this.pace.saturated && !this.stop.aborted && !this.settlement.strayLookDue) {
-        const { moved } = await this.turn()
+      while (this.needsAssistant && !this.stop.aborted) {
+        const { moved } = await this.turnInOrder()
         if (moved === 0) break
         await nextTurn()
         this.pace.turned(this.capacity.running === 0)
@@ -137,6 +147,17 @@ export class Loop {
       this.wake()
     } finally {
       this.assistant = null
+    }
+  }
+
+  /** A turn; while it claims ahead, after those of the other workers in this process that do. */
+  private async turnInOrder(): Promise<{ moved: number }> {
+    if (this.pace.ahead === 0 || this.draining) return this.turn()
+    await this.turnstile.enter(Math.min(patienceMs, stepOf(this.host.settings)))
+    try {
+      return await this.turn()
+    } finally {
+      this.turnstile.leave()
     }
   }
 
@@ -170,6 +191,7 @@ export class Loop {
       this.inFlight.delete(flight)
     }
     this.answered()
+    this.crowding.took(performance.now() - sentAt, batch.ended.length + answer.claimed.length)
     const got = wish === null ? null : this.capacity.answered(wish, answer.claimed, answer.characters)
     this.pace.begins()
     if (answer.claimed.some(isDelicate) || answer.held.length > 0) this.pace.beCautious()

@@ -20,8 +20,16 @@ export interface Look {
 const promoteEveryMs = 200
 /** So many rich looks in a row whose handlers all ended at once, before more is claimed than can run. */
 const quickLooks = 4
-/** Handlers of one answer that take longer than this together are not quick: others would wait behind them. */
-const quickMs = 10
+/**
+ * Handlers of one answer that take longer than this together are not quick: others would wait behind them. It is counted
+ * in CPU time: where many processes share a core nothing is quick by the clock, and it is there that batches pay most.
+ */
+const quickCpuMs = 10
+/** By the clock, for handlers that block without computing: from here on no more is claimed ahead, and from there on less. */
+const quickMs = 250
+const slowMs = 1000
+/** So many times as much is claimed ahead after a quick answer, at most. */
+const fastestGrowth = 4
 /** So long nothing is claimed ahead, once there was a reason not to. */
 const cautionMs = 5_000
 /** What was claimed ahead went back: at least so much is claimed ahead later, and twice as much after so long without. */
@@ -40,6 +48,7 @@ export class Pace {
   private most = 2 * largeBatch
   private waitedAt = -Infinity
   private begunAt = 0
+  private begunCpuMs = 0
   private cautiousUntil = -Infinity
   private emptyLooks = 0
   /** Empty looks in a row that could not ask about every stage. */
@@ -74,7 +83,8 @@ export class Pace {
   /**
    * How much more to claim than can run: rich looks follow each other, and the handlers of one answer take together no
    * more than an exchange does, so that what is claimed ahead starts as soon as it arrives, and neither waits for the other.
-   * It doubles while that stays so, and halves when the handlers of one answer take long together.
+   * It grows fast while that stays so, and halves when the handlers of one answer take long together, or when a look brings
+   * less than it asked for.
    */
   get ahead(): number {
     return this.aheadBy
@@ -83,15 +93,22 @@ export class Pace {
   /** The answer to a look is here, its handlers are about to start. */
   begins(): void {
     this.begunAt = performance.now()
+    this.begunCpuMs = cpuMs()
   }
 
   /** A turn of the loop is over; `idle`: no handler runs any more. */
   turned(idle: boolean): void {
     const now = performance.now()
-    if (!idle || !this.lastRich || now < this.cautiousUntil) return this.hold()
-    if (now - this.begunAt > quickMs) this.aheadBy = Math.floor(this.aheadBy / 2)
-    else if (++this.quick >= quickLooks)
-      this.aheadBy = Math.min(this.mostAhead(now), Math.max(1, this.aheadBy * 2))
+    if (!idle || now < this.cautiousUntil) return this.hold()
+    const tookMs = now - this.begunAt
+    const tookCpuMs = cpuMs() - this.begunCpuMs
+    if (!this.lastRich || tookCpuMs > quickCpuMs || tookMs > slowMs) {
+      this.aheadBy = Math.floor(this.aheadBy / 2)
+      if (this.aheadBy === 0) this.hold()
+    } else if (tookMs <= quickMs && ++this.quick >= quickLooks) {
+      const times = Math.min(fastestGrowth, quickCpuMs / tookCpuMs) // no further than what would still be quick
+      this.aheadBy = Math.min(this.mostAhead(now), Math.max(1, Math.floor(this.aheadBy * times)))
+    }
   }
 
   /** It comes back slowly after something had to wait. */
@@ -207,4 +224,10 @@ export class Pace {
     const held = Math.min(...open.map((stage) => this.heldUntil.get(stage) ?? Infinity))
     return Math.max(1, Math.min(jittered, this.dueAt - now, held - now, promotion + 1))
   }
+}
+
+/** What this process has used so far. */
+function cpuMs(): number {
+  const { user, system } = process.cpuUsage()
+  return (user + system) / 1000
 }

@@ -1,28 +1,48 @@
 /**
- * How far ahead a runner claims: twice as far with each quick answer, and only slowly again after something had to wait.
+ * How far ahead a runner claims: up to four times as far with each quick answer, half as far when one was slow or brought too little,
+ * and only slowly again after something had to wait.
  */
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { largeBatch } from '../src/capacity.ts'
 import { Pace } from '../src/pace.ts'
 
-beforeEach(() => void vi.useFakeTimers({ toFake: ['performance'] }))
-afterEach(() => void vi.useRealTimers())
+let cpuMs = 0
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ['performance'] })
+  vi.spyOn(process, 'cpuUsage').mockImplementation(() => ({ user: cpuMs * 700, system: cpuMs * 300 }))
+})
+afterEach(() => {
+  vi.restoreAllMocks()
+  vi.useRealTimers()
+})
 
 const wish = { stages: ['quick'], limits: [10], total: 10, complete: true }
 
-/** So many answers that brought all that was asked for, and whose handlers took so long together. */
-function answers(pace: Pace, count: number, handlersMs = 0): void {
+interface Answers {
+  /** By the clock, for the handlers of one answer together. */
+  readonly ms?: number
+  /** Of this process meanwhile. */
+  readonly cpu?: number
+  /** It brought all that was asked for. */
+  readonly rich?: boolean
+  readonly idle?: boolean
+}
+
+/** So many answers. */
+function answers(
+  pace: Pace,
+  count: number,
+  { ms = 0, cpu = 0, rich = true, idle = true }: Answers = {},
+): void {
   for (let i = 0; i < count; i++) {
     const look = pace.look(wish)
     pace.begins()
-    pace.looked(
-      wish,
-      look,
-      { claimed: 10, full: true, rich: true, saturated: false },
-      { dueInMs: undefined, held: [] },
-    )
-    vi.advanceTimersByTime(handlersMs)
-    pace.turned(true)
+    const got = { claimed: rich ? 10 : 3, full: rich, rich, saturated: false }
+    pace.looked(wish, look, got, { dueInMs: undefined, held: [] })
+    vi.advanceTimersByTime(ms)
+    cpuMs += cpu
+    pace.turned(idle)
   }
 }
 
@@ -35,16 +55,53 @@ test('nothing is claimed ahead before several answers in a row were quick, and n
   answers(pace, 3)
   expect(pace.ahead).toBe(0)
   answers(pace, 3)
-  expect(pace.ahead).toBe(4)
+  expect(pace.ahead).toBe(16)
   answers(pace, 50)
   expect(pace.ahead).toBe(2 * largeBatch)
 })
 
-test('half as much is claimed ahead when handlers take long together', () => {
+test('half as much is claimed ahead when the handlers of one answer computed for long, or blocked for very long', () => {
   const pace = paceOf()
   answers(pace, 50)
-  answers(pace, 2, 11)
+  answers(pace, 2, { cpu: 11, ms: 11 })
   expect(pace.ahead).toBe(largeBatch / 2)
+  answers(pace, 1, { ms: 1001 })
+  expect(pace.ahead).toBe(largeBatch / 4)
+})
+
+test('no more is claimed ahead than would still be quick', () => {
+  const pace = paceOf()
+  answers(pace, 6)
+  answers(pace, 1, { cpu: 5, ms: 5 })
+  expect(pace.ahead).toBe(32)
+  answers(pace, 1, { cpu: 10, ms: 10 })
+  expect(pace.ahead).toBe(32)
+})
+
+test('a process that waits for its core claims ahead all the same, and no more while it waits for long', () => {
+  const pace = paceOf()
+  answers(pace, 6, { ms: 200, cpu: 2 })
+  expect(pace.ahead).toBe(16)
+  answers(pace, 3, { ms: 300, cpu: 2 })
+  expect(pace.ahead).toBe(16)
+})
+
+test('half as much is claimed ahead after a look that brought too little, and nothing soon', () => {
+  const pace = paceOf()
+  answers(pace, 50)
+  answers(pace, 1, { rich: false })
+  expect(pace.ahead).toBe(largeBatch)
+  answers(pace, 11, { rich: false })
+  expect(pace.ahead).toBe(0)
+  answers(pace, 3)
+  expect(pace.ahead).toBe(0)
+})
+
+test('nothing is claimed ahead once a handler did not end at once', () => {
+  const pace = paceOf()
+  answers(pace, 50)
+  answers(pace, 1, { idle: false })
+  expect(pace.ahead).toBe(0)
 })
 
 test('after something had to wait nothing is claimed ahead for a while, then a quarter, then slowly more', () => {

@@ -36,11 +36,13 @@ function see(n: number): void {
 
 async function run(task: BenchTask): Promise<void> {
   entered += 1
+  countSoon()
   if (task.due > 0) record(latency, nowMicros() - task.due)
   see(task.n)
   if (task.ms > 0) await sleep(task.ms)
   else if (task.ms < 0) await released.promise
   ended += 1
+  countSoon()
   if (task.fail) throw new Error('this task fails on purpose')
 }
 
@@ -48,12 +50,17 @@ function tell(message: ToParent): void {
   process.send!(message)
 }
 
-let said = -1
-setInterval(() => {
-  if (entered + ended === said) return
-  said = entered + ended
-  tell({ kind: 'count', entered, ended })
-}, 5)
+let counting = false
+
+/** Tells the counts soon. No timer runs while there is nothing to tell: 64 processes of timers would be a load of their own. */
+function countSoon(): void {
+  if (counting) return
+  counting = true
+  setTimeout(() => {
+    counting = false
+    tell({ kind: 'count', entered, ended })
+  }, 5)
+}
 
 const working: Working[] = []
 

@@ -45,6 +45,9 @@ export interface Workers {
   go(): Promise<void>
   /** Lets the handlers end that wait for it. */
   release(): void
+  /** Stops all processes where they are, and lets them go on: nothing they have is lost, but they take no CPU meanwhile. */
+  holdStill(): void
+  goOn(): void
   /** Latencies since the last time this was asked. */
   latency(): Promise<Histogram>
   /** Resolves when `reached` holds; it is asked at each count. */
@@ -83,6 +86,12 @@ export async function startWorkers(
     },
     release() {
       for (const member of members) member.tell('release')
+    },
+    holdStill() {
+      for (const { child } of members) child.kill('SIGSTOP')
+    },
+    goOn() {
+      for (const { child } of members) child.kill('SIGCONT')
     },
     async latency() {
       const all = newHistogram()

@@ -57,8 +57,11 @@ function runProgram(
       timeout: limitMs,
       killSignal: 'SIGKILL',
       signal: stop,
+      detached: true, // a group of its own, with its workers
     },
   )
+  // Workers that outlive it may be held still: those hear nothing but this.
+  child.once('exit', () => endGroup(child.pid!))
   // One that has ended meanwhile says so itself.
   child.once('message', () => void party.arrive().then(() => child.connected && child.send('go', () => {})))
   let output = ''
@@ -73,6 +76,14 @@ function runProgram(
       reject(new Error(reasonOf(said) || `ended with code ${code}`))
     })
   })
+}
+
+function endGroup(leader: number): void {
+  try {
+    process.kill(-leader, 'SIGKILL')
+  } catch {
+    // Nobody is left.
+  }
 }
 
 /** The error's own line, when there is one. */

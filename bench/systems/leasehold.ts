@@ -1,5 +1,6 @@
 /**
- * Leasehold through its public functions: submit and submitMany, and a runner per worker. Default settings throughout.
+ * Leasehold through its public functions: submit and submitMany, and a runner per worker. Default settings throughout;
+ * in the variant 'nothing-ahead' a crash limit of one, with which no runner holds more than it has places for.
  */
 import { migrate, openPool } from '@leasehold/postgres'
 import { defineStage, type Stage, registerStage, submit, submitMany } from '@leasehold/queue'
@@ -20,25 +21,31 @@ const log = {
   },
 }
 
-function stageOf(concurrency: number, run: (task: BenchTask) => Promise<void>): Stage {
+function stageOf(
+  variant: string | null,
+  concurrency: number,
+  run: (task: BenchTask) => Promise<void>,
+): Stage {
   return defineStage({
     name: 'bench',
     payload: z.unknown(),
     concurrency,
     timeout: '1 h',
+    ...(variant === 'nothing-ahead' ? { limits: { crashes: 1 } } : {}),
     run: (ctx) => run(ctx.payload as BenchTask),
   })
 }
 
-const plain = stageOf(1, () => Promise.resolve())
-
 /** Opens it on a database. */
-export async function open(url: string): Promise<System> {
+export async function open(url: string, variant: string | null): Promise<System> {
   const pool = openPool({ connectionString: url, applicationName: 'bench', max: 8 })
   return {
     async install() {
       await migrate(url)
-      await registerStage(pool, plain)
+      await registerStage(
+        pool,
+        stageOf(variant, 1, () => Promise.resolve()),
+      )
     },
     async submit(tasks) {
       const items = tasks.map(({ payload, priority, delayMs, key }) => ({
@@ -52,7 +59,7 @@ export async function open(url: string): Promise<System> {
       else for (const { payload, ...options } of items) await submit(pool, 'bench', payload, options)
     },
     work: ({ concurrency, slot, run }: WorkOptions) =>
-      startRunner({ connectionString: url, stages: [stageOf(concurrency, run)], slot, log }).then(
+      startRunner({ connectionString: url, stages: [stageOf(variant, concurrency, run)], slot, log }).then(
         (runner) => ({
           stop: () => runner.drain(),
         }),

@@ -155,7 +155,7 @@ export class Loop {
     if (this.pace.ahead === 0 || this.draining) return this.turn()
     await this.turnstile.enter(Math.min(patienceMs, stepOf(this.host.settings)))
     try {
-      return await this.turn()
+      return this.stop.aborted ? { moved: 0 } : await this.turn()
     } finally {
       this.turnstile.leave()
     }

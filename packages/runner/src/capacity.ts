@@ -113,6 +113,11 @@ export class Capacity {
     return this.byName.get(stage)!
   }
 
+  /** The most that may be claimed ahead. */
+  get mostAhead(): number {
+    return this.noneAhead ? 0 : Math.max(0, Math.min(aheadOfEach * this.size, 2 * largeBatch - this.size))
+  }
+
   /** The stages that have a free place; none when nothing is free over all. */
   openStages(): string[] {
     if (this.free <= 0) return []
@@ -122,8 +127,7 @@ export class Capacity {
   /** Reserves what an exchange may claim; null when nothing is free. `ahead`: so many more may wait for their places. */
   reserve(ahead: number): Wish | null {
     // Two exchanges share the places: half of them may be under way in each.
-    const most = Math.max(0, Math.min(aheadOfEach * this.size, 2 * largeBatch - this.size))
-    const beyond = this.noneAhead ? 0 : Math.min(ahead, most)
+    const beyond = Math.min(ahead, this.mostAhead)
     if (this.free + beyond <= 0) return null
     // Half at most, where halves are worth it: the other half is for the second exchange.
     const half = this.small && beyond === 0 ? this.size : Math.ceil((this.size + beyond) / 2)

@@ -13,7 +13,10 @@ const crowdedFrom = 4
 const forgetting = 1.002
 const smoothing = 0.2
 
-/** Whether the database is crowded: exchanges take several times as long, for what they move, as the quickest did. */
+/**
+ * Whether the database is crowded: exchanges take several times as long, for what they move, as the quickest did. Whoever
+ * has known nothing else takes a crowd for normal.
+ */
 export class Crowding {
   private least = Infinity
   private usual = 0
@@ -33,36 +36,45 @@ export class Crowding {
 
 /** So many large exchanges of one process at once: its one thread can hardly feed more. */
 const passes = 2
+/** An exchange that takes longer than this hangs, and is no reason for others to wait. */
+const hangsAfterMs = 1000
 
 /** Lets large exchanges of one process on one database through, a few at a time, in the order in which they came. */
 export class Turnstile {
   private inside = 0
   private readonly queue: (() => void)[] = []
 
-  /** Waits for its turn, at most so long: those inside may hang. Call {@link leave} afterwards in any case. */
-  async enter(mostMs: number): Promise<void> {
-    if (this.inside < passes) this.inside += 1
-    else await this.wait(mostMs)
-  }
-
-  leave(): void {
-    this.inside -= 1
-    if (this.inside < passes) this.queue.shift()?.()
-  }
-
-  private wait(mostMs: number): Promise<void> {
+  /**
+   * Resolves when it is one's turn, at the latest after so long, with what gives the pass back; to be called in any case.
+   * While it waits, `hurry` holds what ends the wait at once.
+   */
+  enter(mostMs: number, hurry: Set<() => void>): Promise<() => void> {
+    if (this.inside < passes) return Promise.resolve(this.pass())
     return new Promise((resolve) => {
       const go = () => {
-        this.inside += 1
         clearTimeout(timer)
-        resolve()
-      }
-      const timer = setTimeout(() => {
         this.queue.splice(this.queue.indexOf(go), 1)
-        go()
-      }, mostMs)
+        hurry.delete(go)
+        resolve(this.pass())
+      }
+      const timer = setTimeout(go, mostMs)
       this.queue.push(go)
+      hurry.add(go)
     })
+  }
+
+  private pass(): () => void {
+    this.inside += 1
+    let valid = true
+    const leave = () => {
+      if (!valid) return
+      valid = false
+      clearTimeout(timer)
+      this.inside -= 1
+      if (this.inside < passes) this.queue[0]?.()
+    }
+    const timer = setTimeout(leave, hangsAfterMs).unref()
+    return leave
   }
 }
 

@@ -48,8 +48,10 @@ export interface LoopHost {
 }
 
 const glanceEveryMs = 100
-/** Nobody waits longer than this for the large exchanges of others. */
-const patienceMs = 1000
+/** Who claims so many ahead, or more, has large exchanges. */
+const largeAhead = 64
+/** Nobody waits longer than this for the large exchanges of others: what has ended must be settled. */
+const patienceMs = 5000
 
 /** The loop of one worker id. */
 export class Loop {
@@ -63,6 +65,8 @@ export class Loop {
   private readonly pace: Pace
   private readonly crowding = new Crowding()
   private readonly turnstile: Turnstile
+  /** What ends the waits of this worker at the turnstile. */
+  private readonly waitingTurns = new Set<() => void>()
   private readonly settlement: Settlement
   private readonly outage = new OutageLog()
   private outageSaid = false
@@ -84,7 +88,7 @@ export class Loop {
   constructor(host: LoopHost) {
     this.host = host
     this.capacity = new Capacity(host.settings)
-    this.pace = new Pace(host.settings, () => host.hearing())
+    this.pace = new Pace(host.settings, () => host.hearing(), this.capacity.mostAhead)
     this.turnstile = turnstileOf(host.settings.connectionString)
     this.settlement = new Settlement({
       db: host.exchangeDb,
@@ -104,6 +108,7 @@ export class Loop {
   wake(): void {
     this.woken = true
     this.wakeUp?.()
+    if (this.draining || this.stop.aborted) for (const go of this.waitingTurns) go()
   }
 
   /** Runs until `stop` aborts. Rejects only on a fault in this program. */
@@ -130,18 +135,19 @@ export class Loop {
 
   /** A second exchange beside the loop's pays while looks come back full, unless it only makes everybody's longer. */
   private get needsAssistant(): boolean {
-    return this.pace.saturated && !this.crowding.crowded && !this.settlement.strayLookDue
+    const { saturated, ahead } = this.pace
+    return saturated && !(ahead > 0 && this.crowding.crowded) && !this.settlement.strayLookDue
   }
 
   /** The second exchange. */
   private async assist(): Promise<void> {
     try {
-      while (this.needsAssistant && !this.stop.aborted) {
+      do {
         const { moved } = await this.turnInOrder()
         if (moved === 0) break
         await nextTurn()
         this.pace.turned(this.capacity.running === 0)
-      }
+      } while (this.needsAssistant && !this.stop.aborted)
     } catch (error) {
       this.fault = error as Error
       this.wake()
@@ -150,29 +156,34 @@ export class Loop {
     }
   }
 
-  /** A turn; while it claims ahead, after those of the other workers in this process that do. */
+  /** A turn; with a large exchange, after those of the other workers in this process that have one. */
   private async turnInOrder(): Promise<{ moved: number }> {
-    if (this.pace.ahead === 0 || this.draining) return this.turn()
-    await this.turnstile.enter(Math.min(patienceMs, stepOf(this.host.settings)))
+    if (this.pace.ahead < largeAhead || this.draining || this.host.leaseLeftMs() <= 0) return this.turn()
+    const mostMs = Math.min(patienceMs, stepOf(this.host.settings))
+    const leave = await this.turnstile.enter(mostMs, this.waitingTurns)
     try {
-      return this.stop.aborted ? { moved: 0 } : await this.turn()
+      return this.stop.aborted ? { moved: 0 } : await this.turn(leave)
     } finally {
-      this.turnstile.leave()
+      leave()
     }
   }
 
-  /** One exchange with all that follows from it. `moved`: tasks claimed; with none there is time to rest. */
-  async turn(): Promise<{ moved: number }> {
+  /** One exchange with all that follows from it. `moved`: tasks claimed; with none there is time to rest. `leave`: before a pause. */
+  async turn(leave: () => void = () => {}): Promise<{ moved: number }> {
     const { host, ledger } = this
     this.glanceWished ||= this.woken
     this.woken = false
     this.sayTurned()
-    if (host.leaseLeftMs() <= 0) return this.waitForBeat()
+    if (host.leaseLeftMs() <= 0) {
+      leave()
+      return this.waitForBeat()
+    }
     this.overdueBeats = 0
     const batch = ledger.takeBatch()
     const wish = this.draining ? null : this.capacity.reserve(this.pace.ahead)
     const strays = this.assistant === null && this.settlement.strayLookDue
     const sentAt = performance.now()
+    let askedAt = sentAt
     const silent = batch.ended.length === 0 && batch.notes.length === 0 && wish === null && !strays
     if (silent && !(ledger.held.size > 0 && this.glanceInMs() <= 0)) return { moved: 0 }
     this.exchangedAt = sentAt
@@ -183,15 +194,17 @@ export class Loop {
     let answer: Answer
     try {
       if (strays) await this.settlement.lookForStrays()
+      askedAt = performance.now()
       answer = await this.settlement.exchange(batch, wish, look)
     } catch (error) {
       this.capacity.giveBack(wish)
+      leave()
       return await this.exchangeFailed(error as Error & { code?: string }, batch)
     } finally {
       this.inFlight.delete(flight)
     }
     this.answered()
-    this.crowding.took(performance.now() - sentAt, batch.ended.length + answer.claimed.length)
+    this.crowding.took(performance.now() - askedAt, batch.ended.length + answer.claimed.length)
     const got = wish === null ? null : this.capacity.answered(wish, answer.claimed, answer.characters)
     this.pace.begins()
     if (answer.claimed.some(isDelicate) || answer.held.length > 0) this.pace.beCautious()

@@ -5,7 +5,7 @@
  * Polling is the truth and notifications are a hint: whatever is lost, the next look comes within `maxPollMs`.
  * What to ask for is capacity.ts; the loop around both is loop.ts.
  */
-import { largeBatch, type Wish, type Yield } from './capacity.ts'
+import type { Wish, Yield } from './capacity.ts'
 import type { Settings } from './options.ts'
 import type { Answer } from './settlement.ts'
 
@@ -27,7 +27,7 @@ const quickLooks = 4
 const quickCpuMs = 10
 /** By the clock, for handlers that block without computing: from here on no more is claimed ahead, and from there on less. */
 const quickMs = 250
-const slowMs = 1000
+const slowMs = 500
 /** So many times as much is claimed ahead after a quick answer, at most. */
 const fastestGrowth = 4
 /** So long nothing is claimed ahead, once there was a reason not to. */
@@ -45,7 +45,7 @@ export class Pace {
   /** Rich looks in a row after which every handler had ended within one turn of the loop. */
   private quick = 0
   private aheadBy = 0
-  private most = 2 * largeBatch
+  private most: number
   private waitedAt = -Infinity
   private begunAt = 0
   private begunCpuMs = 0
@@ -66,10 +66,13 @@ export class Pace {
   private readonly maxRestMs: number
   private readonly stageCount: number
   private readonly hearing: () => boolean
+  private readonly limit: number
 
-  /** `hearing`: whether notifications arrive. */
-  constructor(settings: Pick<Settings, 'stages' | 'maxPollMs'>, hearing: () => boolean) {
+  /** `hearing`: whether notifications arrive. `limit`: the most to claim ahead. */
+  constructor(settings: Pick<Settings, 'stages' | 'maxPollMs'>, hearing: () => boolean, limit: number) {
     this.hearing = hearing
+    this.limit = limit
+    this.most = limit
     this.stageCount = settings.stages.length
     this.maxRestMs = settings.maxPollMs
     this.wakeForMs = Math.max(15_000, this.maxRestMs * 4)
@@ -101,20 +104,21 @@ export class Pace {
     const now = performance.now()
     if (!idle || now < this.cautiousUntil) return this.hold()
     const tookMs = now - this.begunAt
-    const tookCpuMs = cpuMs() - this.begunCpuMs
+    if (!this.lastRich && tookMs > slowMs) return this.hold() // it has rested: what comes next may be quite another thing
+    const tookCpuMs = Math.min(tookMs, cpuMs() - this.begunCpuMs) // more than one thread can use was used by others
     if (!this.lastRich || tookCpuMs > quickCpuMs || tookMs > slowMs) {
       this.aheadBy = Math.floor(this.aheadBy / 2)
       if (this.aheadBy === 0) this.hold()
     } else if (tookMs <= quickMs && ++this.quick >= quickLooks) {
       const times = Math.min(fastestGrowth, quickCpuMs / tookCpuMs) // no further than what would still be quick
-      this.aheadBy = Math.min(this.mostAhead(now), Math.max(1, Math.floor(this.aheadBy * times)))
+      this.aheadBy = Math.min(this.mostAhead(now), Math.max(1, Math.ceil(this.aheadBy * times)))
     }
   }
 
   /** It comes back slowly after something had to wait. */
   private mostAhead(now: number): number {
-    if (this.most < 2 * largeBatch && now - this.waitedAt > trustMs) {
-      this.most = Math.min(2 * largeBatch, this.most * 2)
+    if (this.most < this.limit && now - this.waitedAt > trustMs) {
+      this.most = Math.min(this.limit, this.most * 2)
       this.waitedAt = now
     }
     return this.most

@@ -4,9 +4,10 @@
  */
 import { defineStage, listAttempts } from '@leasehold/queue'
 import type { Runner } from '@leasehold/runner'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { z } from 'zod'
 import { aheadOfEach } from '../src/capacity.ts'
+import { Turnstile } from '../src/crowding.ts'
 import type { TestDatabase } from '../../../test/harness/database.ts'
 import { createScene, endsOf, expectSound, insertTasks, startTestRunner } from './scene.ts'
 
@@ -185,7 +186,7 @@ test('a stage that has nothing to do does not keep another one from being fetche
   await runner.drain()
 })
 
-test('runners in one process share a backlog of quick tasks, though few of them exchange at once', async () => {
+test('runners in one process share a backlog of quick tasks', async () => {
   const counts = [0, 0, 0, 0, 0, 0]
   const runners = await Promise.all(
     counts.map((_, i) => {
@@ -204,4 +205,44 @@ test('runners in one process share a backlog of quick tasks, though few of them 
   expect(counts.reduce((sum, n) => sum + n)).toBe(6000)
   expect(Math.min(...counts)).toBeGreaterThan(0)
   await Promise.all(runners.map((runner) => runner.drain()))
+})
+
+test('large exchanges of one process wait for each other, and a drain does not wait for them', async () => {
+  const enter = vi.spyOn(Turnstile.prototype, 'enter')
+  const seen = { most: 0, runner: null as Runner | null }
+  const stage = defineStage({
+    name: 'mixed',
+    payload: z.object({}),
+    concurrency: 5,
+    run: async () => void (seen.most = Math.max(seen.most, seen.runner!.counts.held)),
+  })
+  seen.runner = await startTestRunner(db, { stages: [stage] })
+  await insertTasks(db.pool, 'mixed', quick(6000))
+  await expect.poll(() => enter.mock.calls.length, { timeout: 20_000 }).toBeGreaterThan(0)
+  // From now on nobody gets a pass but whoever hurries.
+  let waiting = 0
+  enter.mockImplementation((_, hurry) => {
+    waiting += 1
+    return new Promise((resolve) => void hurry.add(() => resolve(() => {})))
+  })
+  await expect.poll(() => waiting).toBeGreaterThan(0)
+  await seen.runner.drain()
+  enter.mockRestore()
+})
+
+test('a stage of which nothing may be fetched ahead never waits for the large exchanges of others', async () => {
+  const enter = vi.spyOn(Turnstile.prototype, 'enter')
+  const stage = defineStage({
+    name: 'mixed',
+    payload: z.object({}),
+    concurrency: 5,
+    timeout: '1 s',
+    run: async () => {},
+  })
+  const runner = await startTestRunner(db, { stages: [stage] })
+  await insertTasks(db.pool, 'mixed', quick(2000))
+  await expect.poll(() => runner.counts.settled, { timeout: 20_000 }).toBe(2000)
+  expect(enter).not.toHaveBeenCalled()
+  await runner.drain()
+  enter.mockRestore()
 })

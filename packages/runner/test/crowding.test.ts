@@ -18,8 +18,8 @@ test('a database is crowded when exchanges take several times as long as the qui
 
 test('a large exchange may take longer than a small one, and a tiny one says nothing', () => {
   const crowding = new Crowding()
-  for (let i = 0; i < 50; i++) crowding.took(3, 60)
-  for (let i = 0; i < 50; i++) crowding.took(40, 1900)
+  for (let i = 0; i < 50; i++) crowding.took(20, 1900)
+  for (let i = 0; i < 50; i++) crowding.took(3, 40)
   for (let i = 0; i < 50; i++) crowding.took(500, 1)
   expect(crowding.crowded).toBe(false)
 })
@@ -33,42 +33,82 @@ test('what is slow for good is not crowded for ever: a network that became longe
   expect(crowding.crowded).toBe(false)
 })
 
+const hurry = new Set<() => void>()
+
+const leaves: (() => void)[] = []
+
 /** Who has come in so far, in order. */
-function queueOf(turnstile: Turnstile, names: string, mostMs: number): string[] {
+function queueOf(turnstile: Turnstile, names: string, mostMs = 5000): string[] {
   const inside: string[] = []
-  for (const name of names) void turnstile.enter(mostMs).then(() => inside.push(name))
+  const go = async (name: string) => {
+    leaves.push(await turnstile.enter(mostMs, hurry))
+    inside.push(name)
+  }
+  for (const name of names) void go(name)
   return inside
 }
 
-beforeEach(() => void vi.useFakeTimers())
+beforeEach(() => {
+  vi.useFakeTimers()
+  hurry.clear()
+  leaves.length = 0
+})
 afterEach(() => void vi.useRealTimers())
 
 test('two are let through at once, the others in the order in which they came', async () => {
   const turnstile = new Turnstile()
-  const inside = queueOf(turnstile, 'abcde', 1000)
+  const inside = queueOf(turnstile, 'abcde')
   await vi.advanceTimersByTimeAsync(500)
   expect(inside.join('')).toBe('ab')
-  turnstile.leave()
+  leaves[1]!()
+  leaves[1]!() // once is enough
   await vi.advanceTimersByTimeAsync(0)
   expect(inside.join('')).toBe('abc')
-  turnstile.leave()
-  turnstile.leave()
+  leaves[0]!()
+  leaves[2]!()
   await vi.advanceTimersByTimeAsync(0)
   expect(inside.join('')).toBe('abcde')
 })
 
-test('who has waited long enough goes, though those inside hang; afterwards two at once again', async () => {
+test('nobody waits for one that hangs, and one that comes back late lets nobody in', async () => {
   const turnstile = new Turnstile()
-  const inside = queueOf(turnstile, 'abc', 1000)
-  await vi.advanceTimersByTimeAsync(1000)
+  const inside = queueOf(turnstile, 'abcde')
+  await vi.advanceTimersByTimeAsync(999)
+  expect(inside.join('')).toBe('ab')
+  await vi.advanceTimersByTimeAsync(1)
+  expect(inside.join('')).toBe('abcd')
+  leaves[0]!()
+  leaves[1]!()
+  await vi.advanceTimersByTimeAsync(0)
+  expect(inside.join('')).toBe('abcd')
+  leaves[2]!()
+  await vi.advanceTimersByTimeAsync(0)
+  expect(inside.join('')).toBe('abcde')
+})
+
+test('who has waited as long as it may goes, and then two at once again', async () => {
+  const turnstile = new Turnstile()
+  const inside = queueOf(turnstile, 'abc', 600)
+  await vi.advanceTimersByTimeAsync(600)
   expect(inside.join('')).toBe('abc')
-  const later = queueOf(turnstile, 'de', 1000)
-  turnstile.leave()
+  const later = queueOf(turnstile, 'd')
+  leaves[0]!()
   await vi.advanceTimersByTimeAsync(0)
   expect(later.join('')).toBe('')
-  turnstile.leave()
+  leaves[1]!()
   await vi.advanceTimersByTimeAsync(0)
   expect(later.join('')).toBe('d')
+})
+
+test('whoever ends need not wait for others', async () => {
+  const turnstile = new Turnstile()
+  const inside = queueOf(turnstile, 'abcd')
+  await vi.advanceTimersByTimeAsync(0)
+  expect(inside.join('')).toBe('ab')
+  for (const go of hurry) go()
+  await vi.advanceTimersByTimeAsync(0)
+  expect(inside.join('')).toBe('abcd')
+  expect(hurry.size).toBe(0)
 })
 
 test('workers on one database share a turnstile, those on another one do not', () => {

@@ -47,7 +47,7 @@ function answers(
 }
 
 function paceOf(): Pace {
-  return new Pace({ stages: [], maxPollMs: 1000 }, () => false)
+  return new Pace({ stages: [], maxPollMs: 1000 }, () => false, 2 * largeBatch)
 }
 
 test('nothing is claimed ahead before several answers in a row were quick, and never more than two large batches', () => {
@@ -65,7 +65,7 @@ test('half as much is claimed ahead when the handlers of one answer computed for
   answers(pace, 50)
   answers(pace, 2, { cpu: 11, ms: 11 })
   expect(pace.ahead).toBe(largeBatch / 2)
-  answers(pace, 1, { ms: 1001 })
+  answers(pace, 1, { ms: 501 })
   expect(pace.ahead).toBe(largeBatch / 4)
 })
 
@@ -95,6 +95,32 @@ test('half as much is claimed ahead after a look that brought too little, and no
   expect(pace.ahead).toBe(0)
   answers(pace, 3)
   expect(pace.ahead).toBe(0)
+})
+
+test('a runner that has rested claims nothing ahead: what comes next may take long', () => {
+  const pace = paceOf()
+  answers(pace, 50)
+  answers(pace, 1, { rich: false, ms: 501 })
+  expect(pace.ahead).toBe(0)
+})
+
+test('what other threads of the process use does not make handlers slow', () => {
+  const pace = paceOf()
+  answers(pace, 50)
+  answers(pace, 3, { cpu: 40, ms: 10 })
+  expect(pace.ahead).toBe(2 * largeBatch)
+})
+
+test('more is claimed ahead as long as there is room for any, and never more than the limit', () => {
+  const pace = new Pace({ stages: [], maxPollMs: 1000 }, () => false, 64)
+  answers(pace, 4, { cpu: 6, ms: 6 })
+  expect(pace.ahead).toBe(1)
+  answers(pace, 1, { cpu: 6, ms: 6 })
+  expect(pace.ahead).toBe(2)
+  answers(pace, 50)
+  expect(pace.ahead).toBe(64)
+  answers(pace, 1, { cpu: 11, ms: 11 })
+  expect(pace.ahead).toBe(32)
 })
 
 test('nothing is claimed ahead once a handler did not end at once', () => {

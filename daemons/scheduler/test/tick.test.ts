@@ -184,7 +184,7 @@ test('a schedule whose task the database refuses is set aside with the reason; i
   await db.pool.query(
     "alter table leasehold.tasks add constraint no_poison check (not payload ? 'poison') not valid",
   )
-  await toNextHour(0)
+  await toNextHour(1_000)
   const { problems } = await tick(db.pool, scheduler)
   expect(problems).toEqual([{ schedule: 'poor', problem: expect.stringContaining('no_poison') }])
   expect(await listFirings(db.pool, { schedule: 'good' })).toHaveLength(1)

@@ -49,6 +49,8 @@ export class Pace {
   private waitedAt = -Infinity
   private begunAt = 0
   private begunCpuMs = 0
+  /** Handlers began whose turn is not over. */
+  private begun = false
   private cautiousUntil = -Infinity
   private emptyLooks = 0
   /** Empty looks in a row that could not ask about every stage. */
@@ -95,6 +97,8 @@ export class Pace {
 
   /** The answer to a look is here, its handlers are about to start. */
   begins(): void {
+    if (this.begun) return // the other exchange's handlers are counted with these
+    this.begun = true
     this.begunAt = performance.now()
     this.begunCpuMs = cpuMs()
   }
@@ -102,7 +106,10 @@ export class Pace {
   /** A turn of the loop is over; `idle`: no handler runs any more. */
   turned(idle: boolean): void {
     const now = performance.now()
+    const begun = this.begun
+    this.begun = false
     if (!idle || now < this.cautiousUntil) return this.hold()
+    if (!begun) return
     const tookMs = now - this.begunAt
     if (!this.lastRich && tookMs > slowMs) return this.hold() // it has rested: what comes next may be quite another thing
     const tookCpuMs = Math.min(tookMs, cpuMs() - this.begunCpuMs) // more than one thread can use was used by others

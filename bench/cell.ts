@@ -5,7 +5,7 @@
  */
 import { once } from 'node:events'
 import { Client } from 'pg'
-import { adapterOf, contenderNamed } from './contenders.ts'
+import { adapterOf, allContenders, contenderNamed } from './contenders.ts'
 import type { Parameters } from './workload.ts'
 import { workloadNamed } from './workloads/index.ts'
 
@@ -16,7 +16,7 @@ const [name, workload, url, postmaster, text] = process.argv.slice(2) as [
   string,
   string,
 ]
-const contender = contenderNamed(name)
+const contender = contenderNamed(name, allContenders)
 const adapter = await adapterOf(contender)
 const client = new Client({ connectionString: url })
 await client.connect()

@@ -124,7 +124,7 @@ export const contenders: readonly Contender[] = [
 
 /** What a stage asks for that must never hold more than it runs: shown where that is what is compared. */
 export const nothingAhead: Contender = {
-  ...contenders[0]!,
+  ...contenderNamed('leasehold'),
   name: 'leasehold-nothing-ahead',
   label: 'Leasehold, nothing fetched ahead',
   short: 'Leasehold, nothing ahead',
@@ -132,12 +132,15 @@ export const nothingAhead: Contender = {
   mostTasks: 50_000,
 }
 
-/** The contender of this name. Throws when there is none. */
-export function contenderNamed(name: string): Contender {
-  const found = [...contenders, nothingAhead].find((contender) => contender.name === name)
+/** The contender of this name, also among settings that only a workload asks for (`among`). Throws when there is none. */
+export function contenderNamed(name: string, among: readonly Contender[] = contenders): Contender {
+  const found = among.find((contender) => contender.name === name)
   if (found !== undefined) return found
   throw new Error(`There is no system '${name}'. There are: ${contenders.map((c) => c.name).join(', ')}.`)
 }
+
+/** All there are, also those that cannot be chosen: for the processes that run a cell. */
+export const allContenders: readonly Contender[] = [...contenders, nothingAhead]
 
 /** Loads its adapter. Only for the processes that run it. */
 export async function adapterOf(contender: Contender): Promise<import('./system.ts').Adapter> {

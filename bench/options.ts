@@ -84,7 +84,7 @@ export function readOptions(args: readonly string[]): Options {
     })
   }
   const chosen = named(values.only, workloadNamed, workloads)
-  const systems = named<Contender>(values.systems, contenderNamed, contenders).filter(
+  const systems = named<Contender>(values.systems, (name) => contenderNamed(name), contenders).filter(
     ({ installedBy }) => installedBy === 'root' || !values['without-peers'],
   )
   const repeats = values.repeats === undefined ? (values.quick ? 1 : 5) : Number(values.repeats)

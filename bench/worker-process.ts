@@ -5,14 +5,14 @@
  * how long after its scheduled send time each handler was entered. `node worker-process.ts SYSTEM URL SETTINGS`.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { adapterOf, contenderNamed } from './contenders.ts'
+import { adapterOf, allContenders, contenderNamed } from './contenders.ts'
 import { newHistogram, record } from './histogram.ts'
 import { type BenchTask, nowMicros, type Working } from './system.ts'
 import type { FromParent, Report, ToParent, WorkerSettings } from './workers.ts'
 
 const [name, url, text] = process.argv.slice(2) as [string, string, string]
 const settings = JSON.parse(text) as WorkerSettings
-const contender = contenderNamed(name)
+const contender = contenderNamed(name, allContenders)
 const system = await (await adapterOf(contender)).open(url, contender.variant)
 
 let entered = 0

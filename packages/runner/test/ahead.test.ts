@@ -16,6 +16,7 @@ beforeEach(async () => {
   db = await createScene()
 })
 afterEach(async () => {
+  vi.restoreAllMocks()
   await expectSound(db.pool)
   await db.drop()
 })
@@ -209,14 +210,8 @@ test('runners in one process share a backlog of quick tasks', async () => {
 
 test('large exchanges of one process wait for each other, and a drain does not wait for them', async () => {
   const enter = vi.spyOn(Turnstile.prototype, 'enter')
-  const seen = { most: 0, runner: null as Runner | null }
-  const stage = defineStage({
-    name: 'mixed',
-    payload: z.object({}),
-    concurrency: 5,
-    run: async () => void (seen.most = Math.max(seen.most, seen.runner!.counts.held)),
-  })
-  seen.runner = await startTestRunner(db, { stages: [stage] })
+  const stage = defineStage({ name: 'mixed', payload: z.object({}), concurrency: 5, run: async () => {} })
+  const runner = await startTestRunner(db, { stages: [stage] })
   await insertTasks(db.pool, 'mixed', quick(6000))
   await expect.poll(() => enter.mock.calls.length, { timeout: 20_000 }).toBeGreaterThan(0)
   // From now on nobody gets a pass but whoever hurries.
@@ -226,8 +221,7 @@ test('large exchanges of one process wait for each other, and a drain does not w
     return new Promise((resolve) => void hurry.add(() => resolve(() => {})))
   })
   await expect.poll(() => waiting).toBeGreaterThan(0)
-  await seen.runner.drain()
-  enter.mockRestore()
+  await runner.drain()
 })
 
 test('a stage of which nothing may be fetched ahead never waits for the large exchanges of others', async () => {
@@ -244,5 +238,4 @@ test('a stage of which nothing may be fetched ahead never waits for the large ex
   await expect.poll(() => runner.counts.settled, { timeout: 20_000 }).toBe(2000)
   expect(enter).not.toHaveBeenCalled()
   await runner.drain()
-  enter.mockRestore()
 })

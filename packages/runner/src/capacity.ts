@@ -118,6 +118,14 @@ export class Capacity {
     return this.noneAhead ? 0 : Math.max(0, Math.min(aheadOfEach * this.size, 2 * largeBatch - this.size))
   }
 
+  /** The share of places whose handlers run, over all or of the stage that is fullest: 0 to 1. */
+  get fullness(): number {
+    return this.all.reduce(
+      (most, { running, size }) => Math.max(most, running / size),
+      this.running / this.size,
+    )
+  }
+
   /** The stages that have a free place; none when nothing is free over all. */
   openStages(): string[] {
     if (this.free <= 0) return []

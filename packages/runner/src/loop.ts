@@ -123,7 +123,7 @@ export class Loop {
         const { moved } = await this.turnInOrder()
         if (moved === 0) await this.rest()
         await nextTurn() // handlers that end at once end here, all of them, before the next exchange
-        this.pace.turned(this.capacity.running === 0)
+        this.pace.turned(this.capacity.fullness)
         if (this.assistant === null && this.needsAssistant) this.assistant = this.assist()
       }
       await this.assistant
@@ -146,7 +146,7 @@ export class Loop {
         const { moved } = await this.turnInOrder()
         if (moved === 0) break
         await nextTurn()
-        this.pace.turned(this.capacity.running === 0)
+        this.pace.turned(this.capacity.fullness)
       } while (this.needsAssistant && !this.stop.aborted)
     } catch (error) {
       this.fault = error as Error
@@ -213,6 +213,7 @@ export class Loop {
     // First what was taken away: a task that was cancelled and retried may come back in the same answer.
     this.attempts.takeRevocations(answer.revoked)
     for (const task of answer.claimed) this.attempts.start(task, sentAt, tooLate)
+    process.nextTick(() => this.pace.started()) // comes after all that the handlers do without waiting, before any other worker
     if (got !== null && this.pace.looked(wish!, look!, got, answer)) this.woken = true
     if (answer.drainAsked) host.drainAsked()
     return { moved: answer.claimed.length }

@@ -28,8 +28,12 @@ const quickCpuMs = 10
 /** By the clock, for handlers that block without computing: from here on no more is claimed ahead, and from there on less. */
 const quickMs = 250
 const slowMs = 500
+/** Handlers that did not end at once may take this share of the places: what was claimed ahead starts in the others. */
+const roomyShare = 1 / 2
 /** So many times as much is claimed ahead after a quick answer, at most. */
 const fastestGrowth = 4
+/** The same on the way back to what has been right before. */
+const fastestReturn = 16
 /** So long nothing is claimed ahead, once there was a reason not to. */
 const cautionMs = 5_000
 /** What was claimed ahead went back: at least so much is claimed ahead later, and twice as much after so long without. */
@@ -42,15 +46,17 @@ export class Pace {
   private batchFull = false
   /** The last look brought all that was asked for of some stage. */
   private lastRich = false
-  /** Rich looks in a row after which every handler had ended within one turn of the loop. */
+  /** Rich looks in a row after which enough places were free again within one turn of the loop. */
   private quick = 0
   private aheadBy = 0
+  /** What was claimed ahead when nothing spoke against it, before there was too little to do. */
+  private proven = 0
   private most: number
   private waitedAt = -Infinity
-  private begunAt = 0
-  private begunCpuMs = 0
-  /** Handlers began whose turn is not over. */
-  private begun = false
+  /** When the answer came whose handlers are starting, and what the process had used by then. */
+  private starting: { readonly at: number; readonly cpuMs: number } | null = null
+  /** What handlers that ended at once have taken since the last turn, and since when; null: none has begun. */
+  private begun: { readonly at: number; ms: number; cpuMs: number } | null = null
   private cautiousUntil = -Infinity
   private emptyLooks = 0
   /** Empty looks in a row that could not ask about every stage. */
@@ -86,10 +92,10 @@ export class Pace {
   }
 
   /**
-   * How much more to claim than can run: rich looks follow each other, and the handlers of one answer take together no
+   * How much more to claim than can run: rich looks follow each other, and most handlers of one answer take together no
    * more than an exchange does, so that what is claimed ahead starts as soon as it arrives, and neither waits for the other.
-   * It grows fast while that stays so, and halves when the handlers of one answer take long together, or when a look brings
-   * less than it asked for.
+   * It grows fast while that stays so, and halves when the handlers of one answer take long together, when those that go on
+   * hold most of the places, or when a look brings less than it asked for.
    */
   get ahead(): number {
     return this.aheadBy
@@ -97,28 +103,42 @@ export class Pace {
 
   /** The answer to a look is here, its handlers are about to start. */
   begins(): void {
-    if (this.begun) return // the other exchange's handlers are counted with these
-    this.begun = true
-    this.begunAt = performance.now()
-    this.begunCpuMs = cpuMs()
+    const at = performance.now()
+    this.starting ??= { at, cpuMs: cpuMs() }
+    this.begun ??= { at, ms: 0, cpuMs: 0 }
   }
 
-  /** A turn of the loop is over; `idle`: no handler runs any more. */
-  turned(idle: boolean): void {
+  /**
+   * Its handlers have started, and what they do without waiting for anything is done. To be called before the process
+   * turns to anything else: what its other workers do is not counted.
+   */
+  started(): void {
+    const { starting, begun } = this
+    this.starting = null
+    if (starting === null || begun === null) return
+    const ms = performance.now() - starting.at
+    begun.ms += ms
+    begun.cpuMs += Math.min(ms, cpuMs() - starting.cpuMs) // more than one thread can use was used by others
+  }
+
+  /** A turn of the loop is over; `fullness`: the share of places whose handlers still run. */
+  turned(fullness: number): void {
     const now = performance.now()
-    const begun = this.begun
-    this.begun = false
-    if (!idle || now < this.cautiousUntil) return this.hold()
-    if (!begun) return
-    const tookMs = now - this.begunAt
-    if (!this.lastRich && tookMs > slowMs) return this.hold() // it has rested: what comes next may be quite another thing
-    const tookCpuMs = Math.min(tookMs, cpuMs() - this.begunCpuMs) // more than one thread can use was used by others
-    if (!this.lastRich || tookCpuMs > quickCpuMs || tookMs > slowMs) {
+    const { begun } = this
+    this.begun = null
+    if (fullness >= 1 || now < this.cautiousUntil) return this.forget()
+    if (begun === null) return
+    if (!this.lastRich && now - begun.at > slowMs) return this.hold() // it has rested: what comes next may be quite another thing
+    if (!this.lastRich || begun.cpuMs > quickCpuMs || begun.ms > slowMs || fullness > roomyShare) {
       this.aheadBy = Math.floor(this.aheadBy / 2)
+      if (this.lastRich) this.proven = this.aheadBy
       if (this.aheadBy === 0) this.hold()
-    } else if (tookMs <= quickMs && ++this.quick >= quickLooks) {
-      const times = Math.min(fastestGrowth, quickCpuMs / tookCpuMs) // no further than what would still be quick
+    } else if (begun.ms <= quickMs && (++this.quick >= quickLooks || this.proven > 0)) {
+      // No further than what would still be quick, and would still leave places.
+      const fastest = this.aheadBy < this.proven ? fastestReturn : fastestGrowth
+      const times = Math.min(fastest, quickCpuMs / begun.cpuMs, roomyShare / fullness)
       this.aheadBy = Math.min(this.mostAhead(now), Math.max(1, Math.ceil(this.aheadBy * times)))
+      this.proven = Math.max(this.proven, this.aheadBy)
     }
   }
 
@@ -136,12 +156,18 @@ export class Pace {
     this.aheadBy = 0
   }
 
+  /** Nothing is claimed ahead, and how far it went before says nothing any more. */
+  private forget(): void {
+    this.hold()
+    this.proven = 0
+  }
+
   /**
    * Nothing is claimed ahead for a while: what was had to wait, so handlers are no longer quick; or a task has come that
    * has seen a worker end, and what waits behind it would be counted among those that may have ended the next one.
    */
   beCautious(): void {
-    this.hold()
+    this.forget()
     this.cautiousUntil = performance.now() + cautionMs
   }
 

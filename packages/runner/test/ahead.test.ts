@@ -187,6 +187,25 @@ test('a stage that has nothing to do does not keep another one from being fetche
   await runner.drain()
 })
 
+test.each([
+  ['in one place of ten does not keep', { concurrency: 10 }, true],
+  ['in the only place of its stage keeps', { concurrency: 1 }, false],
+])('a slow handler %s quick ones from being fetched ahead', async (_what, { concurrency }, isFetched) => {
+  const { stage, seen, letGo, watch } = mixedStage()
+  const beside = { ...stage, name: 'beside', concurrency: 10 } // the quick tasks are its own in the second case
+  const runner = await startTestRunner(db, { stages: [{ ...stage, concurrency }, beside], concurrency: 20 })
+  await insertTasks(db.pool, 'mixed', [{ slow: true }])
+  await expect.poll(() => seen.slow).toBe(1)
+  watch(() => runner.counts.held)
+  const ids = await insertTasks(db.pool, isFetched ? 'mixed' : 'beside', quick(1000))
+  await endsOf(db.pool, ids)
+  expect(seen.most).toBeLessThanOrEqual(1 + 10)
+  if (isFetched) expect(seen.held).toBeGreaterThan(1 + 2 * 10)
+  else expect(seen.held).toBeLessThanOrEqual(1 + 2 * 10) // those that run, and as many whose settlements are under way
+  letGo()
+  await runner.drain()
+})
+
 test('runners in one process share a backlog of quick tasks', async () => {
   const counts = [0, 0, 0, 0, 0, 0]
   const runners = await Promise.all(

@@ -26,14 +26,17 @@ interface Answers {
   readonly cpu?: number
   /** It brought all that was asked for. */
   readonly rich?: boolean
-  readonly idle?: boolean
+  /** What the loop rests before its turn is over. */
+  readonly restMs?: number
+  /** The share of places whose handlers go on. */
+  readonly fullness?: number
 }
 
 /** So many answers. */
 function answers(
   pace: Pace,
   count: number,
-  { ms = 0, cpu = 0, rich = true, idle = true }: Answers = {},
+  { ms = 0, cpu = 0, rich = true, restMs = 0, fullness = 0 }: Answers = {},
 ): void {
   for (let i = 0; i < count; i++) {
     const look = pace.look(wish)
@@ -42,7 +45,9 @@ function answers(
     pace.looked(wish, look, got, { dueInMs: undefined, held: [] })
     vi.advanceTimersByTime(ms)
     cpuMs += cpu
-    pace.turned(idle)
+    pace.started()
+    vi.advanceTimersByTime(restMs)
+    pace.turned(fullness)
   }
 }
 
@@ -86,22 +91,37 @@ test('a process that waits for its core claims ahead all the same, and no more w
   expect(pace.ahead).toBe(16)
 })
 
-test('half as much is claimed ahead after a look that brought too little, and nothing soon', () => {
+test('half as much is claimed ahead after a look that brought too little, and soon nothing', () => {
   const pace = paceOf()
   answers(pace, 50)
   answers(pace, 1, { rich: false })
   expect(pace.ahead).toBe(largeBatch)
   answers(pace, 11, { rich: false })
   expect(pace.ahead).toBe(0)
-  answers(pace, 3)
-  expect(pace.ahead).toBe(0)
 })
 
 test('a runner that has rested claims nothing ahead: what comes next may take long', () => {
   const pace = paceOf()
   answers(pace, 50)
-  answers(pace, 1, { rich: false, ms: 501 })
+  answers(pace, 1, { rich: false, restMs: 501 })
   expect(pace.ahead).toBe(0)
+})
+
+test('a runner that has rested is soon back where it was, and only while what comes next is quick too', () => {
+  const pace = paceOf()
+  answers(pace, 50)
+  answers(pace, 20, { rich: false })
+  answers(pace, 1, { rich: false, restMs: 501 })
+  answers(pace, 3)
+  expect(pace.ahead).toBe(256)
+  answers(pace, 1)
+  expect(pace.ahead).toBe(2 * largeBatch)
+  answers(pace, 20, { rich: false })
+  answers(pace, 1, { cpu: 11, ms: 11 })
+  answers(pace, 3)
+  expect(pace.ahead).toBe(0)
+  answers(pace, 1)
+  expect(pace.ahead).toBe(1)
 })
 
 test('what other threads of the process use does not make handlers slow', () => {
@@ -109,6 +129,30 @@ test('what other threads of the process use does not make handlers slow', () => 
   answers(pace, 50)
   answers(pace, 3, { cpu: 40, ms: 10 })
   expect(pace.ahead).toBe(2 * largeBatch)
+})
+
+test('what other workers of the process do meanwhile makes handlers no slower', () => {
+  const pace = paceOf()
+  answers(pace, 6)
+  pace.begins()
+  pace.started()
+  cpuMs += 40
+  vi.advanceTimersByTime(40)
+  pace.turned(0)
+  expect(pace.ahead).toBe(64)
+})
+
+test('what the handlers of two answers take before a turn is over counts together', () => {
+  const pace = paceOf()
+  answers(pace, 6)
+  for (let i = 0; i < 2; i++) {
+    pace.begins()
+    cpuMs += 6
+    vi.advanceTimersByTime(6)
+    pace.started()
+  }
+  pace.turned(0)
+  expect(pace.ahead).toBe(8)
 })
 
 test('more is claimed ahead as long as there is room for any, and never more than the limit', () => {
@@ -123,10 +167,25 @@ test('more is claimed ahead as long as there is room for any, and never more tha
   expect(pace.ahead).toBe(32)
 })
 
-test('nothing is claimed ahead once a handler did not end at once', () => {
+test('nothing is claimed ahead once every place is taken', () => {
   const pace = paceOf()
   answers(pace, 50)
-  answers(pace, 1, { idle: false })
+  answers(pace, 1, { fullness: 1 })
+  expect(pace.ahead).toBe(0)
+  answers(pace, 3)
+  expect(pace.ahead).toBe(0)
+})
+
+test('handlers that go on in some places leave the others to what is claimed ahead, and as much as finds room there', () => {
+  const pace = paceOf()
+  answers(pace, 6)
+  answers(pace, 1, { fullness: 0.25 })
+  expect(pace.ahead).toBe(32)
+  answers(pace, 10, { fullness: 0.5 })
+  expect(pace.ahead).toBe(32)
+  answers(pace, 1, { fullness: 0.6 })
+  expect(pace.ahead).toBe(16)
+  answers(pace, 5, { fullness: 0.9 })
   expect(pace.ahead).toBe(0)
 })
 

@@ -87,7 +87,7 @@ export class Attempts {
     const earlier = this.ledger.held.get(taskId)
     if (earlier !== null) this.giveWay(earlier)
     const execution = new Execution(task, served, claimedAt, this.around)
-    this.capacity.take(served)
+    this.capacity.take(execution)
     this.host.counts.claimed += 1
     if (fence !== this.lastFence) {
       this.lastFence = fence
@@ -163,7 +163,7 @@ export class Attempts {
   private freePlace(execution: Execution): void {
     if (execution.freed) return
     execution.freed = true
-    this.capacity.leave(execution.served)
+    this.capacity.leave(execution)
     if (execution.started) this.capacity.finish(execution.served)
     if (this.waiting.size > 0 && !this.startingSoon) {
       this.startingSoon = true // many end in one turn: those that wait for their places start together

@@ -23,6 +23,12 @@ export interface Served {
   rich: boolean
 }
 
+/** Who holds a place. */
+export interface Held {
+  readonly served: Served
+  readonly delicate: boolean
+}
+
 /** Places asked for. */
 export interface Wish {
   readonly stages: string[]
@@ -82,6 +88,10 @@ export class Capacity {
   /** Over all stages, as in {@link Served}. */
   free: number
   running = 0
+  /** How many have finished. */
+  finished = 0
+  /** Such as hold a place and suffer nothing that was claimed ahead beside them. */
+  private delicate = 0
   private readonly size: number
   /** Too few places for two batches. */
   private readonly small: boolean
@@ -118,8 +128,12 @@ export class Capacity {
     return this.noneAhead ? 0 : Math.max(0, Math.min(aheadOfEach * this.size, 2 * largeBatch - this.size))
   }
 
-  /** The share of places whose handlers run, over all or of the stage that is fullest: 0 to 1. */
+  /**
+   * The share of places whose handlers run, over all or of the stage that is fullest: 0 to 1, which leaves no room for what
+   * is claimed ahead; nor is there any beside a task that is delicate.
+   */
   get fullness(): number {
+    if (this.delicate > 0) return 1
     return this.all.reduce(
       (most, { running, size }) => Math.max(most, running / size),
       this.running / this.size,
@@ -199,14 +213,16 @@ export class Capacity {
     return { claimed: claimed.length, full: claimed.length >= wish.total, rich: someRich, saturated }
   }
 
-  take(served: Served): void {
+  take({ served, delicate }: Held): void {
     served.free -= 1
     this.free -= 1
+    if (delicate) this.delicate += 1
   }
 
-  leave(served: Served): void {
+  leave({ served, delicate }: Held): void {
     served.free += 1
     this.free += 1
+    if (delicate) this.delicate -= 1
   }
 
   /** Whether one more of this stage may run; if so it counts as running. */
@@ -220,6 +236,7 @@ export class Capacity {
   finish(served: Served): void {
     served.running -= 1
     this.running -= 1
+    this.finished += 1
   }
 
   private move(wish: Wish, sign: 1 | -1): void {

@@ -37,7 +37,7 @@ import {
   thrownEnding,
 } from './ending.ts'
 import { type Level, type Line, lineJson, Notebook } from './notes.ts'
-import type { Served } from './capacity.ts'
+import { isDelicate, type Served } from './capacity.ts'
 import type { AnyStage } from './options.ts'
 
 /** What executions need of their runner. */
@@ -79,6 +79,8 @@ export class Execution implements TaskContext {
   readonly deadlineAt: number
   /** Its stage's places in the runner. */
   readonly served: Served
+  /** Nothing is claimed ahead beside it. */
+  readonly delicate: boolean
   /** Its handler was called. */
   started = false
   /** Set once. */
@@ -113,6 +115,7 @@ export class Execution implements TaskContext {
     this.attempt = task.attempt
     this.given = task.payload
     this.extra = task.extra
+    this.delicate = isDelicate(task)
     this.served = served
     this.stage = served.stage
     this.around = around

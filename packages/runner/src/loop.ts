@@ -2,8 +2,8 @@
  * The main loop: one exchange in flight. What finished meanwhile is settled and what is free is filled, in one
  * statement and one commit; idle it is a single task's latency, busy it is a batch, and there are no flush timers.
  * While every look comes back full a second exchange flies beside it, so that the database works on one batch while this
- * process works on the other: with half of the places, and, where handlers end at once, with more than can run, which wait
- * for their places (measured on two cores: 1.5 times the rate of one exchange, and 1.4 times that with large batches).
+ * process works on the other: with half of the places, and, where most handlers end at once, with more than can run, which
+ * wait for their places (measured on two cores: 1.5 times the rate of one exchange, and 1.4 times that with large batches).
  *
  * Invariants: no more handlers run than the concurrency allows; nothing is claimed while draining, while the self-deadline
  * has passed, or when the database calls this worker dead. Keeps going through any outage. Who starts and ends it:
@@ -123,7 +123,7 @@ export class Loop {
         const { moved } = await this.turnInOrder()
         if (moved === 0) await this.rest()
         await nextTurn() // handlers that end at once end here, all of them, before the next exchange
-        this.pace.turned(this.capacity.fullness)
+        this.pace.turned(this.capacity)
         if (this.assistant === null && this.needsAssistant) this.assistant = this.assist()
       }
       await this.assistant
@@ -146,7 +146,7 @@ export class Loop {
         const { moved } = await this.turnInOrder()
         if (moved === 0) break
         await nextTurn()
-        this.pace.turned(this.capacity.fullness)
+        this.pace.turned(this.capacity)
       } while (this.needsAssistant && !this.stop.aborted)
     } catch (error) {
       this.fault = error as Error
@@ -164,7 +164,7 @@ export class Loop {
     try {
       return this.stop.aborted ? { moved: 0 } : await this.turn(leave)
     } finally {
-      leave()
+      process.nextTick(leave) // who comes next is not to be counted among this one's handlers
     }
   }
 
@@ -206,14 +206,14 @@ export class Loop {
     this.answered()
     this.crowding.took(performance.now() - askedAt, batch.ended.length + answer.claimed.length)
     const got = wish === null ? null : this.capacity.answered(wish, answer.claimed, answer.characters)
-    this.pace.begins()
+    if (wish !== null) this.pace.begins()
     if (answer.claimed.some(isDelicate) || answer.held.length > 0) this.pace.beCautious()
     // An exchange that was under way when the end began may bring tasks still.
     const tooLate = this.draining || this.stop.aborted || host.leaseLeftMs() <= 0
     // First what was taken away: a task that was cancelled and retried may come back in the same answer.
     this.attempts.takeRevocations(answer.revoked)
     for (const task of answer.claimed) this.attempts.start(task, sentAt, tooLate)
-    process.nextTick(() => this.pace.started()) // comes after all that the handlers do without waiting, before any other worker
+    process.nextTick(() => this.pace.started(this.capacity.finished)) // after what they do without waiting, before any other worker
     if (got !== null && this.pace.looked(wish!, look!, got, answer)) this.woken = true
     if (answer.drainAsked) host.drainAsked()
     return { moved: answer.claimed.length }

@@ -18,7 +18,7 @@ export interface Look {
 }
 
 const promoteEveryMs = 200
-/** So many rich looks in a row whose handlers all ended at once, before more is claimed than can run. */
+/** So many rich looks in a row whose handlers ended at once, most of them, before more is claimed than can run. */
 const quickLooks = 4
 /**
  * Handlers of one answer that take longer than this together are not quick: others would wait behind them. It is counted
@@ -32,13 +32,23 @@ const slowMs = 500
 const roomyShare = 1 / 2
 /** So many times as much is claimed ahead after a quick answer, at most. */
 const fastestGrowth = 4
-/** The same on the way back to what has been right before. */
+/** The same on the way back to what has been right before, and no further. */
 const fastestReturn = 16
 /** So long nothing is claimed ahead, once there was a reason not to. */
 const cautionMs = 5_000
 /** What was claimed ahead went back: at least so much is claimed ahead later, and twice as much after so long without. */
 const leastAhead = 16
 const trustMs = 30_000
+
+/** Handlers that have begun in a turn of the loop: what they have taken, by the clock and of the CPU. */
+interface Begun {
+  readonly at: number
+  readonly cpuMsBefore: number
+  ms: number
+  cpuMs: number
+  /** How many had finished then. */
+  finished: number
+}
 
 /** The pace of one loop. */
 export class Pace {
@@ -49,14 +59,16 @@ export class Pace {
   /** Rich looks in a row after which enough places were free again within one turn of the loop. */
   private quick = 0
   private aheadBy = 0
-  /** What was claimed ahead when nothing spoke against it, before there was too little to do. */
+  /** What was claimed ahead and was right; a lack of work takes nothing away from it. */
   private proven = 0
   private most: number
   private waitedAt = -Infinity
   /** When the answer came whose handlers are starting, and what the process had used by then. */
   private starting: { readonly at: number; readonly cpuMs: number } | null = null
-  /** What handlers that ended at once have taken since the last turn, and since when; null: none has begun. */
-  private begun: { readonly at: number; ms: number; cpuMs: number } | null = null
+  /** Since when handlers have begun in this turn, and what those have taken that needed to wait for nothing; null: none has. */
+  private begun: Begun | null = null
+  /** What was claimed ahead before there was a reason not to. */
+  private lost = 0
   private cautiousUntil = -Infinity
   private emptyLooks = 0
   /** Empty looks in a row that could not ask about every stage. */
@@ -103,42 +115,53 @@ export class Pace {
 
   /** The answer to a look is here, its handlers are about to start. */
   begins(): void {
-    const at = performance.now()
-    this.starting ??= { at, cpuMs: cpuMs() }
-    this.begun ??= { at, ms: 0, cpuMs: 0 }
+    const now = { at: performance.now(), cpuMs: cpuMs() }
+    this.starting ??= now
+    this.begun ??= { at: now.at, cpuMsBefore: now.cpuMs, ms: 0, cpuMs: 0, finished: Infinity }
   }
 
   /**
    * Its handlers have started, and what they do without waiting for anything is done. To be called before the process
-   * turns to anything else: what its other workers do is not counted.
+   * turns to anything else: what its other workers do is not counted. `finished`: how many handlers have, up to now.
    */
-  started(): void {
+  started(finished: number): void {
     const { starting, begun } = this
     this.starting = null
     if (starting === null || begun === null) return
     const ms = performance.now() - starting.at
     begun.ms += ms
-    begun.cpuMs += Math.min(ms, cpuMs() - starting.cpuMs) // more than one thread can use was used by others
+    begun.cpuMs += threadCpuMs(ms, starting.cpuMs)
+    begun.finished = finished
   }
 
-  /** A turn of the loop is over; `fullness`: the share of places whose handlers still run. */
-  turned(fullness: number): void {
+  /** A turn of the loop is over. `fullness`: the share of places whose handlers still run; `finished`: as above. */
+  turned({ fullness, finished }: { fullness: number; finished: number }): void {
     const now = performance.now()
     const { begun } = this
     this.begun = null
+    // Some waited for a moment and went on within this turn: what they did then cannot be told from what others did.
+    if (begun !== null && finished > begun.finished) {
+      begun.ms = now - begun.at
+      begun.cpuMs = threadCpuMs(begun.ms, begun.cpuMsBefore)
+    }
     if (fullness >= 1 || now < this.cautiousUntil) return this.forget()
     if (begun === null) return
     if (!this.lastRich && now - begun.at > slowMs) return this.hold() // it has rested: what comes next may be quite another thing
     if (!this.lastRich || begun.cpuMs > quickCpuMs || begun.ms > slowMs || fullness > roomyShare) {
       this.aheadBy = Math.floor(this.aheadBy / 2)
-      if (this.lastRich) this.proven = this.aheadBy
+      if (this.lastRich) this.proven = Math.min(this.proven, this.aheadBy)
       if (this.aheadBy === 0) this.hold()
-    } else if (begun.ms <= quickMs && (++this.quick >= quickLooks || this.proven > 0)) {
+    } else if (
+      begun.ms <= quickMs &&
+      fullness < roomyShare &&
+      (++this.quick >= quickLooks || this.proven > 0)
+    ) {
       // No further than what would still be quick, and would still leave places.
-      const fastest = this.aheadBy < this.proven ? fastestReturn : fastestGrowth
-      const times = Math.min(fastest, quickCpuMs / begun.cpuMs, roomyShare / fullness)
-      this.aheadBy = Math.min(this.mostAhead(now), Math.max(1, Math.ceil(this.aheadBy * times)))
       this.proven = Math.max(this.proven, this.aheadBy)
+      const back = Math.min(fastestReturn, this.proven / Math.max(1, this.aheadBy))
+      const fastest = Math.max(fastestGrowth, back)
+      const times = Math.min(fastest, quickCpuMs / begun.cpuMs, slowMs / begun.ms, roomyShare / fullness)
+      this.aheadBy = Math.min(this.mostAhead(now), Math.max(1, Math.ceil(this.aheadBy * times)))
     }
   }
 
@@ -158,6 +181,7 @@ export class Pace {
 
   /** Nothing is claimed ahead, and how far it went before says nothing any more. */
   private forget(): void {
+    if (this.aheadBy > 0) this.lost = this.aheadBy
     this.hold()
     this.proven = 0
   }
@@ -173,9 +197,9 @@ export class Pace {
 
   /** What was claimed ahead had to wait and went back: a quarter of it would have been enough. */
   waited(): void {
-    this.most = Math.max(leastAhead, Math.floor(this.aheadBy / 4))
-    this.waitedAt = performance.now()
     this.beCautious()
+    this.most = Math.max(leastAhead, Math.floor(this.lost / 4))
+    this.waitedAt = performance.now()
   }
 
   look(wish: Wish): Look {
@@ -261,6 +285,11 @@ export class Pace {
     const held = Math.min(...open.map((stage) => this.heldUntil.get(stage) ?? Infinity))
     return Math.max(1, Math.min(jittered, this.dueAt - now, held - now, promotion + 1))
   }
+}
+
+/** What this thread has used at most in so many milliseconds, before which the process had used so much. */
+function threadCpuMs(ms: number, before: number): number {
+  return Math.min(ms, cpuMs() - before) // more than one thread can use was used by others
 }
 
 /** What this process has used so far. */

@@ -45,9 +45,9 @@ function answers(
     pace.looked(wish, look, got, { dueInMs: undefined, held: [] })
     vi.advanceTimersByTime(ms)
     cpuMs += cpu
-    pace.started()
+    pace.started(0)
     vi.advanceTimersByTime(restMs)
-    pace.turned(fullness)
+    pace.turned({ fullness, finished: 0 })
   }
 }
 
@@ -86,9 +86,9 @@ test('no more is claimed ahead than would still be quick', () => {
 test('a process that waits for its core claims ahead all the same, and no more while it waits for long', () => {
   const pace = paceOf()
   answers(pace, 6, { ms: 200, cpu: 2 })
-  expect(pace.ahead).toBe(16)
+  expect(pace.ahead).toBe(8)
   answers(pace, 3, { ms: 300, cpu: 2 })
-  expect(pace.ahead).toBe(16)
+  expect(pace.ahead).toBe(8)
 })
 
 test('half as much is claimed ahead after a look that brought too little, and soon nothing', () => {
@@ -135,11 +135,22 @@ test('what other workers of the process do meanwhile makes handlers no slower', 
   const pace = paceOf()
   answers(pace, 6)
   pace.begins()
-  pace.started()
+  pace.started(10)
   cpuMs += 40
   vi.advanceTimersByTime(40)
-  pace.turned(0)
+  pace.turned({ fullness: 0, finished: 10 })
   expect(pace.ahead).toBe(64)
+})
+
+test('what handlers do that waited for a moment counts too', () => {
+  const pace = paceOf()
+  answers(pace, 6)
+  pace.begins()
+  pace.started(10)
+  cpuMs += 40
+  vi.advanceTimersByTime(40)
+  pace.turned({ fullness: 0, finished: 11 })
+  expect(pace.ahead).toBe(8)
 })
 
 test('what the handlers of two answers take before a turn is over counts together', () => {
@@ -149,9 +160,9 @@ test('what the handlers of two answers take before a turn is over counts togethe
     pace.begins()
     cpuMs += 6
     vi.advanceTimersByTime(6)
-    pace.started()
+    pace.started(0)
   }
-  pace.turned(0)
+  pace.turned({ fullness: 0, finished: 0 })
   expect(pace.ahead).toBe(8)
 })
 

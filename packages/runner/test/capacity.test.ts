@@ -1,0 +1,36 @@
+/**
+ * How full a runner is: what decides whether there is room for tasks that are claimed ahead.
+ */
+import { defineStage } from '@leasehold/queue'
+import { expect, test } from 'vitest'
+import { z } from 'zod'
+import { Capacity } from '../src/capacity.ts'
+
+function capacityOf(): Capacity {
+  const stages = [2, 10].map((concurrency, i) =>
+    defineStage({ name: `stage-${i}`, payload: z.unknown(), concurrency, run: () => Promise.resolve() }),
+  )
+  return new Capacity({ stages, concurrency: 20, stageConcurrency: 10 })
+}
+
+test('a runner is as full as its fullest stage', () => {
+  const capacity = capacityOf()
+  expect(capacity.fullness).toBe(0)
+  capacity.begin(capacity.of('stage-1'))
+  expect(capacity.fullness).toBe(0.1)
+  capacity.begin(capacity.of('stage-0'))
+  expect(capacity.fullness).toBe(0.5)
+  capacity.finish(capacity.of('stage-0'))
+  expect(capacity.fullness).toBe(0.1)
+})
+
+test('a task that has seen a worker end leaves no room beside it for as long as it holds its place', () => {
+  const capacity = capacityOf()
+  const suspect = { served: capacity.of('stage-1'), delicate: true }
+  capacity.take(suspect)
+  capacity.begin(suspect.served)
+  expect(capacity.fullness).toBe(1)
+  capacity.leave(suspect)
+  capacity.finish(suspect.served)
+  expect(capacity.fullness).toBe(0)
+})

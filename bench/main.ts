@@ -30,7 +30,7 @@ function progress(line: string): void {
 function planOf({ workloads, sizes, titled }: Options): { workload: Workload; comparison: Comparison }[] {
   return workloads
     .flatMap((workload) => workload.plan(sizes).map((comparison) => ({ workload, comparison })))
-    .filter(({ comparison }) => comparison.title.includes(titled))
+    .filter(({ comparison }) => comparison.cells.length > 0 && comparison.title.includes(titled))
 }
 
 function write(run: RunRecord, { json, svg, ...options }: Options): void {

@@ -148,14 +148,16 @@ const plotters: Record<string, Plotter> = {
       [`${name}-writer`]: disturbedPlot(run, comparison, 'idle writer held'),
     }
   },
-  scale: (run, comparison) => ({
-    [`scale-${comparison.cells[0]!.parameters['as']}`]: linesOver(run, comparison, {
+  scale: (run, comparison) => {
+    const length = comparison.title.endsWith('long backlog') ? '-long' : ''
+    const plot = linesOver(run, comparison, {
       figure: 'cpuSecondsPer1000',
       over: 'workers',
       title: `CPU per 1,000 tasks, ${comparison.title}`,
       axes: { x: 'workers', y: 's CPU per 1,000 tasks', logX: true, logY: true },
-    }),
-  }),
+    })
+    return { [`scale-${comparison.cells[0]!.parameters['as']}${length}`]: plot }
+  },
   mixed: (run, comparison) => ({
     mixed: barsOf(run, comparison, 'cpuSecondsPer1000', 'CPU per 1,000 tasks of mixed work'),
   }),

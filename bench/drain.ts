@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type Submission, benchTask } from './system.ts'
 import { countSoFar, peakMib, residentMib, type Spent, startStopwatch } from './stopwatch.ts'
 import type { Bench, Figures } from './workload.ts'
-import { startWorkers } from './workers.ts'
+import { startWorkers, type Workers } from './workers.ts'
 
 /** How a drain is worked off. */
 export interface DrainOptions {
@@ -52,6 +52,16 @@ export async function assertEnded({ system, contender }: Bench, expected: number
   const ended = await system.ended()
   if (ended !== null && ended !== expected)
     throw new Error(`${contender.name}: the database knows ${ended} ended tasks of ${expected}`)
+}
+
+/**
+ * Stops workers that were kept busy to the end, and throws when a task ran twice, or when the database knows another number
+ * of ended tasks than handlers were entered. Returns that number.
+ */
+export async function stopBusy(bench: Bench, workers: Workers): Promise<number> {
+  const ran = await workers.stop(null)
+  await assertEnded(bench, ran)
+  return ran
 }
 
 /** Seeds, drains, checks. */

@@ -10,7 +10,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { plotsOf } from './plots.ts'
 import type { ComparisonRecord, RunRecord } from './record.ts'
-import { comparisonTable } from './table.ts'
+import { contenders } from './contenders.ts'
+import { comparisonTable, keepsTable } from './table.ts'
 import { workloads } from './workloads/index.ts'
 
 const publishedFolder = fileURLToPath(new URL('../docs/benchmarks/', import.meta.url))
@@ -54,6 +55,8 @@ function tablesOf({ machine, settings, comparisons }: RunRecord): string[] {
     ...Object.entries(settings).map(([name, value]) => `${name}=${value}`),
     '',
     'Made by `npm run bench -- --publish`. Each table was measured in one run, its repeats interleaved.',
+    '',
+    ...keepsTable(contenders),
     ...comparisons.flatMap((comparison) => [
       '',
       ...comparisonTable(comparison),

@@ -9,6 +9,8 @@ import { Pool } from 'pg'
 import type { BenchTask, System, WorkOptions } from '../system.ts'
 
 export const batch = 5000
+/** Tasks in a statement: as in the largest exchanges of Leasehold. It has no handlers to keep within a number. */
+const size = 1000
 export const claimStatement = '%delete from public.bench_ready%'
 
 const move = `with taken as (delete from public.bench_ready where id > $1 and id <= $2 returning id, payload),
@@ -57,11 +59,10 @@ export async function open(url: string): Promise<System> {
 
 async function loop(
   pool: Pool,
-  { concurrency, run }: WorkOptions,
+  { run }: WorkOptions,
   position: { next: number },
   stop: AbortSignal,
 ): Promise<void> {
-  const size = Math.max(1, Math.floor(concurrency / 2))
   while (!stop.aborted) {
     const from = position.next
     position.next += size

@@ -3,7 +3,7 @@
  *
  * The claiming statement's time and buffers come from pg_stat_statements, which is on for this workload's databases only.
  */
-import { settleDown, seed, costs } from '../drain.ts'
+import { costs, seed, settleDown, stopBusy } from '../drain.ts'
 import { countSoFar, startStopwatch } from '../stopwatch.ts'
 import { bySize, numberOf, type Workload } from '../workload.ts'
 import { startWorkers } from '../workers.ts'
@@ -22,6 +22,9 @@ export const workload: Workload = {
     { figure: 'buffersPerClaim', unit: 'buffers per claim', better: 'less' },
     { figure: 'buffersPerTask', unit: 'buffers/task', better: 'less' },
     { figure: 'tasksPerSecond', unit: 'tasks/s', better: 'more' },
+    { figure: 'postgresCpuSecondsPer1000', unit: 's Postgres CPU/1,000', better: 'less' },
+    { figure: 'nodeCpuSecondsPer1000', unit: 's Node CPU/1,000', better: 'less' },
+    { figure: 'walBytesPerTask', unit: 'WAL bytes/task', better: 'less' },
   ],
   plan({ size, contenders }) {
     const depths = bySize(
@@ -85,7 +88,7 @@ export const workload: Workload = {
       [bench.claimStatement],
     )
     const claims = rows[0]!
-    const ran = await workers.stop(null)
+    const ran = await stopBusy(bench, workers)
     const after = await countSoFar(client)
     if (claims.calls === 0) throw new Error(`${bench.contender.name}: its claiming statement was not found`)
     return {

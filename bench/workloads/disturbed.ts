@@ -8,7 +8,7 @@
 import { statfsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { Client } from 'pg'
-import { costs } from '../drain.ts'
+import { costs, stopBusy } from '../drain.ts'
 import { saturate } from '../load.ts'
 import { countSoFar, startStopwatch } from '../stopwatch.ts'
 import { bySize, numberOf, type Workload } from '../workload.ts'
@@ -47,6 +47,10 @@ export const workload: Workload = {
     { figure: 'lastTenthOfFirst', unit: 'the same, last tenth', better: 'more' },
     { figure: 'lastTenth', unit: 'tasks/s, last tenth', better: 'more' },
     { figure: 'cpuSecondsPer1000', unit: 's CPU/1,000', better: 'less' },
+    { figure: 'cpuSecondsPer1000OfFirst', unit: 'of its undisturbed CPU/task', better: 'less' },
+    { figure: 'postgresCpuSecondsPer1000', unit: 's Postgres CPU/1,000', better: 'less' },
+    { figure: 'nodeCpuSecondsPer1000', unit: 's Node CPU/1,000', better: 'less' },
+    { figure: 'walBytesPerTask', unit: 'WAL bytes/task', better: 'less' },
     { figure: 'deadRows', unit: 'dead rows at the end', better: 'less' },
   ],
   plan: ({ size, contenders }) => [
@@ -89,7 +93,7 @@ export const workload: Workload = {
     })
     const spent = await stop()
     clearInterval(guard)
-    await workers.stop(null)
+    await stopBusy(bench, workers)
     const { deadRows } = await countSoFar(bench.client)
     await other.end()
     const tenth = Math.max(1, Math.floor(loaded.course.length / 10))

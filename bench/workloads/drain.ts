@@ -42,8 +42,8 @@ export const workload: Workload = {
   ],
   plan({ size, contenders }: Sizes) {
     const many = bySize(size, 1000, 200_000, 1_000_000)
-    const some = bySize(size, 400, 20_000, 20_000)
-    const few = bySize(size, 100, 5_000, 5_000)
+    const some = bySize(size, 400, 50_000, 50_000)
+    const few = bySize(size, 100, 20_000, 20_000)
     const queues = contenders.filter(({ name }) => name !== 'raw')
     // Few handlers are quick because tasks are fetched ahead of them: so they are shown without that too.
     const withNothingAhead = queues.flatMap((own) => (own.kind === 'own' ? [own, nothingAhead] : [own]))

@@ -25,6 +25,8 @@ export const workload: Workload = {
   shown: [
     { figure: 'cpuSecondsPer1000', unit: 's CPU/1,000', better: 'less' },
     { figure: 'postgresCpuSecondsPer1000', unit: 's Postgres CPU/1,000', better: 'less' },
+    { figure: 'nodeCpuSecondsPer1000', unit: 's Node CPU/1,000', better: 'less' },
+    { figure: 'walBytesPerTask', unit: 'WAL bytes/task', better: 'less' },
     { figure: 'tasksPerSecond', unit: 'tasks/s', better: 'more' },
     { figure: 'startCpuSeconds', unit: 's CPU to start one', better: 'less' },
     { figure: 'memoryMib', unit: 'MiB Node, peak, all', better: 'less' },

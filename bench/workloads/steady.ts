@@ -5,9 +5,10 @@
  * same database, so 50 % means the same strain for a fast and for a slow system; a second pair of figures is at one rate
  * for all, where there is a rate that all can take.
  */
-import { assertEnded, finished } from '../drain.ts'
+import { assertEnded, costs, finished } from '../drain.ts'
 import { percentileMs } from '../histogram.ts'
 import { type Loaded, openLoop, saturate } from '../load.ts'
+import { peakMib, startStopwatch } from '../stopwatch.ts'
 import { bySize, type Figures, numberOf, type Workload } from '../workload.ts'
 import { startWorkers } from '../workers.ts'
 
@@ -31,6 +32,10 @@ export const workload: Workload = {
         better: 'less' as const,
       })),
     ),
+    { figure: 'postgresCpuSecondsPer1000', unit: 's Postgres CPU/1,000 at one rate', better: 'less' },
+    { figure: 'nodeCpuSecondsPer1000', unit: 's Node CPU/1,000 at one rate', better: 'less' },
+    { figure: 'walBytesPerTask', unit: 'WAL bytes/task at one rate', better: 'less' },
+    { figure: 'memoryMib', unit: 'MiB Node, peak', better: 'less' },
   ],
   plan: ({ size, contenders }) => [
     {
@@ -67,7 +72,10 @@ export const workload: Workload = {
     // The first tasks load code and fill caches; they are nobody's latency.
     await at('warmUp', 50, 1)
     await at('idle', 20, numberOf(parameters, 'idleSeconds'))
+    const stop = await startStopwatch(bench.client, bench.postmaster, workers.pids)
+    const before = next
     await at('common', numberOf(parameters, 'commonRate'), seconds)
+    Object.assign(figures, costs(await stop(), next - before))
     const full = await saturate(bench, workers, { first: next, seconds, backlog: 4000 })
     next = full.next
     figures['capacity'] = Math.max(1, capacityOf(full))
@@ -75,6 +83,7 @@ export const workload: Workload = {
     await at('half', figures['capacity'] * 0.5, seconds)
     await at('most', figures['capacity'] * 0.8, seconds)
     await finished(bench)
+    figures['memoryMib'] = peakMib(workers.pids[0]!)
     await workers.stop(next)
     await assertEnded(bench, next)
     for (const name of Object.keys(figures)) if (name.startsWith('warmUp')) delete figures[name]

@@ -28,7 +28,6 @@ export const workload: Workload = {
     return [
       {
         title: `${tasks.toLocaleString('en')} handlers wait`,
-        ...(size === 'quick' ? {} : { repeats: 3 }),
         cells: contenders
           .filter(({ name, kind }) => name !== 'graphile' && kind !== 'control')
           .map((contender) => ({

@@ -56,21 +56,26 @@ test('it measures in a scratch database and drops it', async () => {
   expect(figures['walBytesPerTask']).toBeGreaterThan(100)
 })
 
-test('interrupted, it drops the scratch database and fails', async () => {
-  const child = spawn(process.execPath, [bin, 'bench', '--yes', '--tasks', '1000000'], {
-    env: { PATH: process.env['PATH'], ...env },
-    stdio: ['ignore', 'ignore', 'pipe'],
-  })
-  const closed = once(child, 'close')
-  const lines: string[] = []
-  for await (const line of createInterface(child.stderr)) {
-    lines.push(line)
-    if (line.startsWith('submitting')) {
-      expect(await scratchDatabases()).toHaveLength(1)
-      child.kill('SIGTERM')
+test.each(['SIGTERM', 'SIGHUP'] as const)(
+  'interrupted by %s and once more, it drops the scratch database and fails',
+  async (signal) => {
+    const child = spawn(process.execPath, [bin, 'bench', '--yes', '--tasks', '1000000'], {
+      env: { PATH: process.env['PATH'], ...env },
+      stdio: ['ignore', 'ignore', 'pipe'],
+    })
+    const closed = once(child, 'close')
+    const lines: string[] = []
+    for await (const line of createInterface(child.stderr)) {
+      lines.push(line)
+      if (line.startsWith('submitting')) {
+        expect(await scratchDatabases()).toHaveLength(1)
+        child.kill(signal)
+        setTimeout(() => child.kill('SIGINT'), 50)
+      }
     }
-  }
-  const [code] = (await closed) as [number | null]
-  expect(code).toBe(1)
-  expect(lines.join('\n')).toContain('interrupted; the scratch database was dropped')
-})
+    const [code] = (await closed) as [number | null]
+    expect(code).toBe(1)
+    expect(lines.join('\n')).toContain('interrupted; the scratch database was dropped')
+    expect(await scratchDatabases()).toHaveLength(0)
+  },
+)

@@ -32,6 +32,9 @@ export function addBench(program: Command, context: Context): void {
     .action((options: Options) => bench(context, options))
 }
 
+/** What ends it before its end; also SIGHUP, a terminal that is closed. */
+const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+
 async function bench(context: Context, { yes, tasks, concurrency, json }: Options): Promise<void> {
   const { url } = await locateDatabase(readConfig(context.environment, 'cli'))
   const server = withoutPasswords(url)
@@ -43,8 +46,8 @@ async function bench(context: Context, { yes, tasks, concurrency, json }: Option
   }
   const stop = new AbortController()
   const onInterrupt = () => stop.abort(new Error('interrupted; the scratch database was dropped'))
-  process.once('SIGINT', onInterrupt)
-  process.once('SIGTERM', onInterrupt)
+  // Also a second time: the scratch database is being dropped then.
+  for (const signal of signals) process.on(signal, onInterrupt)
   try {
     const figures = await withScratchDatabase(url, (scratch, name) => {
       context.terminal.note(`scratch database ${name}`)
@@ -53,8 +56,7 @@ async function bench(context: Context, { yes, tasks, concurrency, json }: Option
     })
     show(context, json, figures, () => page(context, figures))
   } finally {
-    process.off('SIGINT', onInterrupt)
-    process.off('SIGTERM', onInterrupt)
+    for (const signal of signals) process.off(signal, onInterrupt)
   }
 }
 

@@ -598,7 +598,7 @@ create table leasehold.workers (
   constraint workers_pkey PRIMARY KEY (id),
   constraint worker_beats_three_times_per_ttl CHECK (((beat_interval * (3)::double precision) <= ttl)),
   constraint worker_end_has_a_reason CHECK (((ended_at IS NULL) = (end_reason IS NULL))),
-  constraint worker_serves_1_to_100_stages CHECK (((cardinality(stages) >= 1) AND (cardinality(stages) <= 100))),
+  constraint worker_serves_1_to_100_stages CHECK ((((cardinality(stages) >= 1) AND (cardinality(stages) <= 100)) OR ((cardinality(stages) = 0) AND (meta ? 'run'::text)))),
   constraint worker_slot_is_1_to_100_printable CHECK ((slot ~ '^[[:graph:]]{1,100}$'::text)),
   constraint worker_ttl_is_sane CHECK (((ttl >= '00:00:00.1'::interval) AND (ttl <= '1 day'::interval)))
 ) with (fillfactor=50);
@@ -764,10 +764,12 @@ UNION ALL
     l.task_id,
     l.stage,
     NULL::text AS detail
-   FROM ((leasehold.workers w
+   FROM (leasehold.workers w
      JOIN leasehold.leases l ON (((l.worker_id = w.id) AND (l.fence >= w.oldest_fence))))
-     JOIN leasehold.ready r ON ((r.task_id = l.task_id)))
-  WHERE (w.ended_at IS NULL)
+  WHERE ((w.ended_at IS NULL) AND (EXISTS ( SELECT
+           FROM leasehold.ready r
+          WHERE (r.task_id = l.task_id)
+         OFFSET 0)))
 UNION ALL
  SELECT 'lease of an ended worker'::text AS violation,
     l.task_id,
@@ -813,13 +815,17 @@ UNION ALL
          LIMIT 200) t
   WHERE ((NOT (EXISTS ( SELECT
            FROM leasehold.ready r
-          WHERE (r.task_id = t.id)))) AND (NOT (EXISTS ( SELECT
+          WHERE (r.task_id = t.id)
+         OFFSET 0))) AND (NOT (EXISTS ( SELECT
            FROM leasehold.leases l
-          WHERE (l.task_id = t.id)))) AND (NOT (EXISTS ( SELECT
+          WHERE (l.task_id = t.id)
+         OFFSET 0))) AND (NOT (EXISTS ( SELECT
            FROM leasehold.scheduled d
-          WHERE (d.task_id = t.id)))) AND (NOT (EXISTS ( SELECT
+          WHERE (d.task_id = t.id)
+         OFFSET 0))) AND (NOT (EXISTS ( SELECT
            FROM leasehold.waiting w
-          WHERE (w.task_id = t.id)))) AND (leasehold.final_outcome(t.id) IS NULL));
+          WHERE (w.task_id = t.id)
+         OFFSET 0))) AND (leasehold.final_outcome(t.id) IS NULL));
 
 create view leasehold.open_incidents as
  SELECT id,

@@ -208,6 +208,20 @@ export class LeaseLostError extends LeaseholdError {
   }
 }
 
+/** The handler's own transaction has ended its task: what it does now belongs to no task any more. */
+export class TaskEndedError extends LeaseholdError {
+  readonly taskId: string
+
+  constructor(taskId: string, options?: ErrorOptions) {
+    super(
+      'TASK_ENDED',
+      `Task ${taskId} has ended with its transaction; this child was not submitted. Submit children before the transaction or inside it.`,
+      options,
+    )
+    this.taskId = taskId
+  }
+}
+
 /** The awaited task ended without success. */
 export class TaskFailedError extends LeaseholdError {
   readonly taskId: string

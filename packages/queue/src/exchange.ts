@@ -163,7 +163,7 @@ function unpack([taskId, fence, stage, attempt, payload, extra]: AnswerRow, into
       stage: stage!,
       attempt,
       payload: parseExact(payload),
-      extra: extra === null ? null : (JSON.parse(extra) as TaskExtra),
+      extra: extra === null ? null : (parseExact(extra) as TaskExtra),
     })
     return
   }
@@ -184,7 +184,7 @@ function unpack([taskId, fence, stage, attempt, payload, extra]: AnswerRow, into
 function membersOf(extra: string): { task_ids: string[]; extras?: (TaskExtra | null)[] } {
   // JSON.parse makes short texts unique, which costs more than all else here; so what is nothing but ids is cut.
   if (/^\{"task_ids":\["[\d",]+"\]\}$/.test(extra)) return { task_ids: extra.slice(14, -3).split('","') }
-  return JSON.parse(extra) as { task_ids: string[]; extras?: (TaskExtra | null)[] }
+  return parseExact(extra) as { task_ids: string[]; extras?: (TaskExtra | null)[] } // meta has integers of any length
 }
 
 /**

@@ -9,6 +9,7 @@ import type { z } from 'zod'
 import type { Db, Tx } from './db.ts'
 import { type Duration, toMs } from './duration.ts'
 import { PayloadInvalidError, type ValueIssue, ValueRefusedError } from './errors.ts'
+import { parseExact, writeExact } from './exact-json.ts'
 import { type RateLimit, rateProblem } from './rate.ts'
 import type { SubmitOptions } from './submit.ts'
 
@@ -161,6 +162,23 @@ export function parsePayload<P>(stage: Pick<Stage<P>, 'name' | 'payload'>, value
   const parsed = stage.payload.safeParse(value)
   if (parsed.success) return parsed.data
   throw new PayloadInvalidError(stage.name, issuesOf(parsed.error), { cause: parsed.error })
+}
+
+/**
+ * Throws {@link PayloadInvalidError} when the schema, at work, would not read what it has made here: it is stored as JSON and
+ * read by the same schema again, so a date becomes a text, and a transformation would be done twice.
+ */
+export function assertReadable<P>(stage: Pick<Stage<P>, 'name' | 'payload'>, made: P): void {
+  let stored: string | undefined
+  try {
+    stored = writeExact(made)
+  } catch {} // no JSON at all: refused where it is written, by a better message
+  if (stored === undefined) return
+  const again = stage.payload.safeParse(parseExact(stored))
+  if (again.success && writeExact(again.data) === stored) return
+  const what = again.success ? 'would be changed again' : `is refused (${issuesOf(again.error)[0]!.message})`
+  const message = `what the schema makes of it ${what} when it is read at work: use z.coerce.date() for dates, transform in the handler`
+  throw new PayloadInvalidError(stage.name, [{ path: '', message }])
 }
 
 /** zod's issues in our plain form, at most 20. */

@@ -8,7 +8,7 @@ import { type Db, inTransaction } from './db.ts'
 import { type Duration, toMs } from './duration.ts'
 import { ValueRefusedError } from './errors.ts'
 import { writeExact } from './exact-json.ts'
-import { parsePayload, type Stage } from './stage.ts'
+import { assertReadable, parsePayload, type Stage } from './stage.ts'
 import { checkId } from './task.ts'
 import { translating } from './translate.ts'
 
@@ -37,16 +37,21 @@ export interface SubmitItem<P> extends SubmitOptions {
   payload: P
 }
 
+/** Of one submission so many are read again as they will be at work: what a schema does is the same for all, mostly. */
+const readAgain = 100
+
 /**
  * The fields of leasehold.tasks, as JSON. Throws {@link ValueRefusedError} for what JSON or UTF-8 would silently turn
- * into something else; everything else is the database's to judge.
+ * into something else; everything else is the database's to judge. `nr`: the place of the task in its submission.
  */
 export function taskFields(
   stage: Stage<never> | string,
   payload: unknown,
   options: SubmitOptions,
+  nr = 0,
 ): Record<string, unknown> {
   const checked = typeof stage === 'string' ? payload : parsePayload(stage as Stage, payload)
+  if (typeof stage !== 'string' && nr < readAgain) assertReadable(stage as Stage, checked)
   return {
     stage: text('stage', typeof stage === 'string' ? stage : stage.name),
     payload: checked === undefined ? {} : checked,
@@ -154,7 +159,7 @@ export async function submitMany<P>(
   stage: Stage<P> | string,
   items: SubmitItem<P>[],
 ): Promise<string[]> {
-  const chunks = chunked(items.map((item) => taskFields(stage as Stage<never>, item.payload, item)))
+  const chunks = chunked(items.map((item, nr) => taskFields(stage as Stage<never>, item.payload, item, nr)))
   if (chunks.length === 0) return []
   return translating(() =>
     inTransaction(db, async (tx) => {

@@ -14,6 +14,10 @@ import { translating } from './translate.ts'
 export async function registerStage(db: Db, stage: StageSettings): Promise<void> {
   const { retry = {}, limits = {} } = stage
   const rate = limits.rate && wholeRate(limits.rate)
+  // Whoever sets one end of the delays gets the other one's default: what the database has may lie beyond it.
+  const fromMs = retry.from === undefined ? undefined : toMs(retry.from)
+  const toLimitMs = retry.to === undefined ? undefined : toMs(retry.to)
+  const setsDelays = fromMs !== undefined || toLimitMs !== undefined
   await translating(() =>
     db.query(
       `select leasehold.register_stage($1, p_priority => $2, p_max_attempts => $3,
@@ -25,8 +29,8 @@ export async function registerStage(db: Db, stage: StageSettings): Promise<void>
         stage.priority,
         retry.attempts,
         stage.timeout === undefined ? undefined : toMs(stage.timeout),
-        retry.from === undefined ? undefined : toMs(retry.from),
-        retry.to === undefined ? undefined : toMs(retry.to),
+        setsDelays ? (fromMs ?? 5000) : undefined,
+        setsDelays ? (toLimitMs ?? Math.max(30_000, fromMs ?? 0)) : undefined,
         limits.crashes,
         limits.perKey,
         stage.expectedWorkers,

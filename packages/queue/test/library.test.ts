@@ -6,6 +6,7 @@
  */
 import {
   type Db,
+  KeyConflictError,
   PayloadInvalidError,
   TaskFailedError,
   TaskHeldBackError,
@@ -29,6 +30,8 @@ import {
   waitForResult,
 } from '@leasehold/queue'
 import * as library from '@leasehold/queue'
+import { createRequire } from 'node:module'
+import { Pool } from 'pg'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { z } from 'zod'
 import { type TestDatabase, createTestDatabase } from '../../../test/harness/database.ts'
@@ -308,6 +311,7 @@ test('every error has a code of its own, its own name, and ends by saying what t
     new library.DependencyError('missing'),
     new library.TaskHeldBackError('waits'),
     new library.LeaseLostError(example),
+    new library.TaskEndedError('1'),
     new library.TaskFailedError('1', 'dead', null),
     new library.WaitTimeoutError('1', 5),
     new library.ScheduleBusyError('nightly'),
@@ -334,4 +338,67 @@ test('submitMany takes 100,000 tasks at once and answers with their ids in order
     [ids],
   )
   expect(rows).toEqual([{ n: 100_000 }])
+})
+
+/** The Pool of a second copy of `pg`, as an application brings its own. */
+function foreignPool(): typeof Pool {
+  const require = createRequire(import.meta.url)
+  for (const file of Object.keys(require.cache))
+    if (/node_modules.pg(-pool)?.lib/.test(file)) delete require.cache[file]
+  return (require('pg') as { Pool: typeof Pool }).Pool
+}
+
+test("with a pool of somebody else's copy of pg a submission is all or none too", async () => {
+  const Foreign = foreignPool()
+  const pool = new Foreign({ connectionString: database.url, max: 2 })
+  expect(pool).not.toBeInstanceOf(Pool)
+  const last = { payload: {}, key: 'twice' }
+  // The conflict comes with the second statement.
+  const items = [...Array.from({ length: 6000 }, () => ({ payload: {} })), last, last]
+  await expect(submitMany(pool, stage, items)).rejects.toThrow(KeyConflictError)
+  expect(await tasksOf(stage)).toBe(0)
+  expect(await submitMany(pool, stage, items.slice(0, -1))).toHaveLength(6001)
+  await pool.end()
+})
+
+test.each([
+  ['a date, which JSON has as a text', z.object({ at: z.date() }), { at: new Date() }],
+  ['what is split once and cannot be split again', z.string().transform((text) => text.split(',')), 'a,b'],
+  ['what changes each time it is read', z.string().transform((text) => `${text}!`), 'a'],
+])(
+  'a schema that would not read at work what it made at submission is refused: %s',
+  async (_what, payload, value) => {
+    const odd = defineStage({
+      name: 'odd',
+      payload: payload as z.ZodType<unknown>,
+      run: () => Promise.resolve(),
+    })
+    await registerStage(db, odd)
+    await expect(submit(db, odd, value)).rejects.toThrow(PayloadInvalidError)
+    await expect(submitMany(db, odd, [{ payload: value }])).rejects.toThrow(/z\.coerce\.date\(\)/)
+    expect(await tasksOf('odd')).toBe(0)
+  },
+)
+
+test('schemas that fill in, trim and coerce dates are read again as they were made', async () => {
+  const payload = z.object({ at: z.coerce.date(), name: z.string().trim().default('x') })
+  const dated = defineStage({ name: 'dated', payload, run: () => Promise.resolve() })
+  await registerStage(db, dated)
+  await submit(db, dated, { at: new Date(0), name: ' y ' })
+  const { rows } = await db.query("select payload from leasehold.tasks where stage = 'dated'")
+  expect(rows).toEqual([{ payload: { at: '1970-01-01T00:00:00.000Z', name: 'y' } }])
+})
+
+test('one end of the delays between attempts is enough, wherever it lies', async () => {
+  const delays = async () =>
+    (
+      await db.query(
+        "select backoff_min::text as least, backoff_max::text as most from leasehold.stages where name = 'slow'",
+      )
+    ).rows[0]
+  const slow = (retry: { from?: '1 min'; to?: '10 s' }) => ({ name: 'slow', retry })
+  await registerStage(db, slow({ from: '1 min' }))
+  expect(await delays()).toEqual({ least: '00:01:00', most: '00:01:00' })
+  await registerStage(db, slow({ to: '10 s' }))
+  expect(await delays()).toEqual({ least: '00:00:05', most: '00:00:10' })
 })

@@ -60,7 +60,7 @@ const items: SubmitItem<unknown>[] = odd.flatMap((payload, i) => [
     payload,
     title: `"],"extras":[${i}`,
     key: `key-${i}`,
-    meta: { i, far: 2 ** 60 },
+    meta: { i, far: 9007199254740993n },
     timeout: '90 s',
     priority: 5,
   },
@@ -75,7 +75,13 @@ test('a batch arrives as it was submitted, whatever it consists of', async () =>
   for (const [i, { extra, attempt, stage: of }] of claimed.entries()) {
     expect([attempt, of]).toEqual([1, stage])
     if (i % 2 === 0) expect(extra).toBeNull()
-    else expect(extra).toMatchObject({ title: items[i]!.title, key: items[i]!.key, timeout_ms: 90_000 })
+    else
+      expect(extra).toMatchObject({
+        title: items[i]!.title,
+        key: items[i]!.key,
+        meta: items[i]!.meta,
+        timeout_ms: 90_000,
+      })
   }
   expect(new Set(claimed.map((task) => task.fence)).size).toBe(1)
   expect(characters).toBeGreaterThan(40_000)

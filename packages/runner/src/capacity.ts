@@ -49,7 +49,8 @@ export interface Yield {
   readonly saturated: boolean
 }
 
-const defaultTimeoutMs = 30 * 60_000
+/** Of a stage that says nothing; the database is told the same. */
+export const defaultTimeoutMs: number = 30 * 60_000
 /** From this many on, a second exchange beside the first one pays. */
 const batchSize = 32
 /** What an exchange costs whatever it brings is hardly felt in one of so many; ahead, none claims more. */

@@ -19,6 +19,7 @@ import {
   type SubmitOptions,
   taskFields,
   type TaskContext,
+  TaskEndedError,
   type TaskExtra,
   type TaskFacts,
   type TaskLog,
@@ -251,6 +252,9 @@ export class Execution implements TaskContext {
   }
 
   submit(stage: AnyStage | string, payload: unknown, options: SubmitOptions = {}): void {
+    // Nothing would ever submit the child.
+    if (this.end === 'own') throw new TaskEndedError(this.taskId)
+    if (this.end !== null) throw this.leaseLost()
     // Made into JSON here, so that what cannot be JSON is thrown at the handler that brought it.
     const child = writeExact({ parent_id: this.taskId, ...taskFields(stage as never, payload, options) })
     ;(this.children ??= []).push(child!) // an object is never undefined

@@ -16,6 +16,7 @@ import {
   type WorkerRegistration,
 } from '@leasehold/queue'
 import { Listener, openPool, OutageLog, retryDelayMs, within } from '@leasehold/postgres'
+import { defaultTimeoutMs } from './capacity.ts'
 import { attendDuties } from './duties.ts'
 import { Life } from './life.ts'
 import { fillIn, type RunnerOptions, type Settings } from './options.ts'
@@ -192,19 +193,25 @@ class RunnerProcess implements Runner {
     for (const stage of settings.stages) {
       // What its definition does not limit is not limited: taking a limit out of a program takes it away.
       const limits = { ...stage.limits, rate: stage.limits?.rate ?? null }
-      await registerStage(this.sidePool, { ...stage, limits })
+      // A timeout that was taken out must not stay the database's: leases would end by it, and handlers by ours.
+      await registerStage(this.sidePool, { ...stage, limits, timeout: stage.timeout ?? defaultTimeoutMs })
     }
     const atNs = process.hrtime.bigint()
     const registration = await registerWorker(this.sidePool, {
       slot: settings.slot,
-      stages: settings.stages.map((s) => s.name),
+      // Who takes the tasks of one run only serves no stage: others must not be told that somebody is there for theirs.
+      stages: settings.runFilterId === undefined ? settings.stages.map((s) => s.name) : [],
       leaseTtlMs: settings.leaseTtlMs,
       beatIntervalMs: settings.beatIntervalMs,
       host: hostname(),
       pid: process.pid,
       version: settings.version,
       concurrency: settings.concurrency,
-      meta: { start, ...(settings.schemaVersion !== undefined && { schema: settings.schemaVersion }) },
+      meta: {
+        start,
+        ...(settings.runFilterId !== undefined && { run: settings.runFilterId }),
+        ...(settings.schemaVersion !== undefined && { schema: settings.schemaVersion }),
+      },
     })
     return { registration, atNs }
   }

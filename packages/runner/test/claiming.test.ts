@@ -100,11 +100,25 @@ test('a runner for one run takes the tasks of that run only', async () => {
   const none = await insertTasks(db.pool, 'plain', [{}])
   const runner = await startTestRunner(db, { stages: [stage], runFilterId: 'mine' })
   await endsOf(db.pool, mine)
+  // What waits for others is told that nobody is there for it.
+  const { rows: health } = await db.pool.query(
+    "select status, live_workers::int from leasehold.stage_health where stage = 'plain'",
+  )
+  expect(health).toEqual([{ status: 'no worker', live_workers: 0 }])
   const later = await submit(db.pool, stage, {}, { runId: 'mine' })
   await endOf(db.pool, later)
   await runner.drain()
   const { rows } = await db.pool.query('select task_id::text from leasehold.ready order by task_id')
   expect(rows.map((row) => row['task_id'])).toEqual([...others, ...none])
+})
+
+test('a timeout that was taken out of a program is not the database’s any more', async () => {
+  await db.pool.query("select leasehold.register_stage('plain', p_timeout => '5 minutes')")
+  const stage = defineStage({ name: 'plain', payload, async run() {} })
+  const runner = await startTestRunner(db, { stages: [stage] })
+  const { rows } = await db.pool.query("select timeout::text from leasehold.stages where name = 'plain'")
+  expect(rows).toEqual([{ timeout: '00:30:00' }])
+  await runner.drain()
 })
 
 test('a paused stage is not claimed, and goes on when it is resumed', async () => {

@@ -8,6 +8,7 @@ import {
   type Outcome,
   taskLogs,
   type TaskContext,
+  TaskEndedError,
 } from '@leasehold/queue'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { z } from 'zod'
@@ -291,4 +292,22 @@ test('handlers that hog all their connections stop neither beats nor claims nor 
     .toBe(1)
   gate.resolve()
   expect((await endsOf(db.pool, hogged)).map((task) => task.attempt)).toEqual(hogged.map(() => 1))
+})
+
+test('a child that comes after the transaction that ended its task is refused, not forgotten', async () => {
+  const errors: unknown[] = []
+  const id = await submitFor(async (ctx) => {
+    ctx.submit(child, { n: 771 })
+    const settled = await ctx.transaction(async () => {})
+    try {
+      ctx.submit(child, { n: 772 })
+    } catch (error) {
+      errors.push(error)
+    }
+    return settled
+  })
+  expect(await endOf(db.pool, id)).toMatchObject({ state: 'done' })
+  await expect.poll(() => errors).toEqual([expect.any(TaskEndedError)])
+  expect(await childrenWith(771)).toHaveLength(1)
+  expect(await childrenWith(772)).toHaveLength(0)
 })

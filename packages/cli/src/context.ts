@@ -4,7 +4,7 @@
  * Invariant: a command that only reads starts nothing: without DATABASE_URL it uses the embedded server when one runs
  * and says how to start it otherwise. Connections are closed when the command ends, however it ends.
  */
-import { findEmbedded, openPool } from '@leasehold/postgres'
+import { findEmbedded, hasCluster, openPool, startEmbedded } from '@leasehold/postgres'
 import { type Db, onSnapshot } from '@leasehold/queue'
 import { type Config, type Environment, readConfig } from '@leasehold/service'
 import type { Readable } from 'node:stream'
@@ -35,9 +35,33 @@ export interface Session {
 
 const readTimeoutMs = 60_000
 
-/** Opens the database for a command and closes it afterwards. Throws ConfigError, CommandError 'NO_DATABASE'. */
-export async function withDatabase<T>(context: Context, work: (session: Session) => Promise<T>): Promise<T> {
+/**
+ * Opens the database for a command and closes it afterwards. `startStopped`: an embedded one that was stopped is started for
+ * as long as the command takes, because what it reads is there to stay. Throws ConfigError, CommandError 'NO_DATABASE'.
+ */
+export async function withDatabase<T>(
+  context: Context,
+  work: (session: Session) => Promise<T>,
+  { startStopped = false }: { readonly startStopped?: boolean } = {},
+): Promise<T> {
   const config = readConfig(context.environment, 'cli')
+  const { dataDir } = config.database
+  const starts =
+    startStopped &&
+    config.database.url === null &&
+    (await findEmbedded(dataDir)) === null &&
+    (await hasCluster(dataDir))
+  const started = starts
+    ? await startEmbedded({ dataDir, log: (event) => context.terminal.note(event) })
+    : null
+  try {
+    return await onDatabase(config, work)
+  } finally {
+    await started?.stop()
+  }
+}
+
+async function onDatabase<T>(config: Config, work: (session: Session) => Promise<T>): Promise<T> {
   const { url, embedded } = await locateDatabase(config)
   const pool = openPool({ connectionString: url, applicationName: 'leasehold cli', max: 4 })
   try {

@@ -7,6 +7,7 @@ export {
   type EmbeddedOptions,
   type EmbeddedServer,
   findEmbedded,
+  hasCluster,
   startEmbedded,
   stopEmbedded,
 } from './embedded/server.ts'

@@ -38,22 +38,26 @@ async function exportRun(context: Context, run: string, options: ExportOptions):
   const { csv, json, output } = options
   if (csv === true && json === true)
     throw usageError('--csv and --json exclude each other', 'choose one of them')
-  await withDatabase(context, async ({ pool }) => {
-    const rows = await openRunRows(pool, run, options.tasks === true)
-    if (output === undefined) {
-      await write(rows, json === true, process.stdout, { end: false })
-      return
-    }
-    const partial = `${output}.partial`
-    try {
-      const count = await write(rows, json === true, createWriteStream(partial), { end: true })
-      await rename(partial, output)
-      context.terminal.note(`${count} ${rows.kind} written to ${output}`)
-    } catch (error) {
-      await rm(partial, { force: true })
-      throw error
-    }
-  })
+  await withDatabase(
+    context,
+    async ({ pool }) => {
+      const rows = await openRunRows(pool, run, options.tasks === true)
+      if (output === undefined) {
+        await write(rows, json === true, process.stdout, { end: false })
+        return
+      }
+      const partial = `${output}.partial`
+      try {
+        const count = await write(rows, json === true, createWriteStream(partial), { end: true })
+        await rename(partial, output)
+        context.terminal.note(`${count} ${rows.kind} written to ${output}`)
+      } catch (error) {
+        await rm(partial, { force: true })
+        throw error
+      }
+    },
+    { startStopped: true },
+  )
 }
 
 async function write(

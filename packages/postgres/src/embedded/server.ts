@@ -8,6 +8,7 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { existsSync } from 'node:fs'
 import { open, readFile, readdir, realpath, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
@@ -109,6 +110,12 @@ export async function findEmbedded(dataDir: string): Promise<EmbeddedServer | nu
   const paths = clusterPaths(root)
   const postmaster = await readPostmaster(paths.data)
   return postmaster?.ready ? describe(paths, postmaster, false) : null
+}
+
+/** Whether a data directory holds a cluster, running or not. */
+export async function hasCluster(dataDir: string): Promise<boolean> {
+  const root = await realpath(dataDir).catch(() => null)
+  return root !== null && existsSync(join(clusterPaths(root).data, 'PG_VERSION'))
 }
 
 /** Stops the server of a data directory, whoever started it. Answers false when none was running. */

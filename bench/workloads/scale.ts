@@ -5,9 +5,9 @@
  * the CPU per task. They are started before the first task is submitted, and what a start costs is a figure of its own:
  * in a drain of some seconds it would hide the other one. They are held still while the backlog is submitted: beside 64
  * busy processes a submitter gets so little of two cores that they would wait for it. A first backlog, half as large, is
- * not counted: programs and plans are compiled then, in every process and every connection. The VACUUM ANALYZE before
- * the counted one makes every connection plan its statements anew, some 20 ms each: 64 feel it in 100,000 tasks. What a
- * task costs when all is under way is shown by a backlog four times as long, of Leasehold alone.
+ * not counted: programs and plans are compiled then, in every process and every connection. Each worker begins with small
+ * exchanges, and the VACUUM ANALYZE before the counted backlog makes every connection plan its statements anew: how much of
+ * the figure that is with 64 of them is shown by a backlog four times as long, of Leasehold alone.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { assertEnded, costs, finished, seed, settleDown } from '../drain.ts'

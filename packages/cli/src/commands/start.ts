@@ -29,7 +29,7 @@ export function addStart(program: Command, context: Context): void {
     .description('start everything and run the lead pipeline: on the sample, or on your own directory')
     .option(
       '--source <file>',
-      'a company directory: any CSV with a header (default: the sample that ships with Leasehold)',
+      'a company directory: any CSV with a header; or the word claude: Claude searches the web (default: the sample)',
     )
     .option('--city <city>')
     .option('--state <state>')

@@ -15,7 +15,7 @@ import type { Db, WorkerHealth } from '@leasehold/queue'
 import { type Environment, onShutdown, readConfig } from '@leasehold/service'
 import type { Context } from '../context.ts'
 import { exitCodes } from '../exit-codes.ts'
-import { withoutPasswords } from '../failure.ts'
+import { usageError, withoutPasswords } from '../failure.ts'
 import { followRun } from './progress.ts'
 import { showResult } from './result.ts'
 import { runningWorkers } from './running-fleet.ts'
@@ -33,10 +33,22 @@ const watchable = {
   HEARTBEAT_MONITOR_INTERVAL: '3',
 }
 
+/** Instead of a file: no directory, a model searches. */
+const askClaude = 'claude'
+
 /** Runs `leasehold start`. */
 export async function startAll(context: Context, options: StartOptions): Promise<void> {
   const { terminal, environment } = context
-  const config = readConfig({ ...watchable, ...environment }, 'cli')
+  const given = { ...watchable, ...environment }
+  const config = readConfig(given, 'cli')
+  // Its monitor uses the mail server that is named, and would end over half a setting where nobody looks.
+  if (config.smtp !== null) readConfig(given, 'monitor')
+  if (options.source === askClaude && !environment['ANTHROPIC_API_KEY']) {
+    throw usageError(
+      '--source claude asks Claude with web search, which needs ANTHROPIC_API_KEY',
+      'set it, or name a company directory: --source companies.csv',
+    )
+  }
   const stopping = new AbortController()
   const fleets: Fleet[] = []
   const unwatch = onShutdown({
@@ -157,7 +169,7 @@ async function runLeads(
   const anywhere = [city, state, country, kind, pms].every((one) => one === undefined)
   const { runId } = await startRun(db, {
     target,
-    source: resolve(source ?? sampleDirectory.companies),
+    ...(source === askClaude ? {} : { source: resolve(source ?? sampleDirectory.companies) }),
     // The sample asks for something particular, to show the matching.
     ...(sample && anywhere ? { state: 'TX', kind: 'property management' } : {}),
     ...definedOf({ city, state, country, kind, pms, minScore }),

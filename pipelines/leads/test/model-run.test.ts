@@ -89,6 +89,21 @@ test('a rate limit puts the task aside without counting an attempt', async () =>
   expect(await getTask(database.pool, taskId)).toMatchObject({ state: 'done', attempt: 1 })
 })
 
+test('a rate limit that does not pass keeps no run open: after a while it goes without the model and says so', async () => {
+  models.script = Array.from({ length: 50 }, () => failing(429, 'rate_limit_error', { 'retry-after': '600' }))
+  const { runId, taskId } = await startRun(database.pool, { target: 1 })
+  await work()
+  for (let look = 0; look < 2; look++) {
+    await expect.poll(async () => (await getTask(database.pool, taskId))?.state).toBe('scheduled')
+    const asked = models.script.length
+    await database.advance(600_000)
+    await expect.poll(() => models.script.length).toBeLessThan(asked)
+  }
+  const status = await endOf(database, runId)
+  expect(status).toMatchObject({ state: 'candidates used up', notes: ['the model could not be reached'] })
+  expect(await getTask(database.pool, taskId)).toMatchObject({ state: 'done', attempt: 1 })
+})
+
 test('a model that stays away fails no run: the last attempt goes without it and says so', async () => {
   models.script = []
   const { runId, taskId } = await startRun(database.pool, { target: 1 })

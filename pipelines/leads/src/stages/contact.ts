@@ -47,7 +47,7 @@ async function contact(ctx: TaskContext<CompanyTask>, parts: ContactParts, store
   if (run.met) return { outcome: 'done', result: { skipped: 'target met' } }
   const known = await store.read(ctx.db, companyId)
   if (known === null) return { outcome: 'cancel', reason: `company ${companyId} was deleted` }
-  const asked = await withModel(parts.model, ctx.attempt, (model) =>
+  const asked = await withModel(parts.model, ctx, (model) =>
     findContacts({ ...parts, model }, known.company, known.site, ctx.signal),
   )
   if ('later' in asked) return asked.later

@@ -210,9 +210,7 @@ async function discoverWithModel(
     return handOver(ctx, runId, room, nothing([note]))
   }
   const known = await candidateNames(ctx.db, runId)
-  const asked = await withModel(model, ctx.attempt, (who) =>
-    discoverByModel(who, run.criteria, known, ctx.signal),
-  )
+  const asked = await withModel(model, ctx, (who) => discoverByModel(who, run.criteria, known, ctx.signal))
   if ('later' in asked) return asked.later
   const { value, note } = asked.value
   if (value === null) {

@@ -69,7 +69,7 @@ async function research(ctx: TaskContext<CompanyTask>, parts: ResearchParts, sto
   const known = await store.read(ctx.db, companyId)
   if (known === null) return { outcome: 'cancel', reason: `company ${companyId} was deleted` }
   const { company } = known
-  const asked = await withModel(parts.model, ctx.attempt, (model) =>
+  const asked = await withModel(parts.model, ctx, (model) =>
     researchCompany({ web: parts.web, model }, company, run.criteria, ctx.signal),
   )
   if ('later' in asked) return asked.later

@@ -3,7 +3,7 @@
  * second block of the README.
  */
 import { findEmbedded } from '@leasehold/postgres'
-import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { once } from 'node:events'
@@ -51,10 +51,35 @@ test('half of a mail configuration ends the start before anything is started', a
   expect([code, stderr]).toEqual([2, expect.stringContaining('HEARTBEAT_MONITOR_ALERT_EMAIL')])
 })
 
+test('all that a mail configuration lacks is said at once; an address alone lacks nothing, mails are caught', async () => {
+  const host = await leasehold(['start', '--once'], { ...nowhere, SMTP_HOST: 'mail.example.com' })
+  expect(host.code).toBe(2)
+  expect(host.stderr).toMatch(/^ +EMAIL_FROM: /m)
+  expect(host.stderr).toMatch(/^ +HEARTBEAT_MONITOR_ALERT_EMAIL: /m)
+  const address = { ...nowhere, SMTP_HOST: ' ', HEARTBEAT_MONITOR_ALERT_EMAIL: 'ops@example.com' }
+  const { code, stderr } = await leasehold(['start', '--once'], address)
+  expect([code, stderr]).toEqual([1, expect.stringContaining('ECONNREFUSED')])
+})
+
 test('to search with Claude needs a key, and says so', async () => {
   const { code, stderr } = await leasehold(['start', '--source', 'claude', '--once'], nowhere)
   expect([code, stderr]).toEqual([2, expect.stringContaining('ANTHROPIC_API_KEY')])
   expect(stderr).toMatch(/^hint: .*--source companies\.csv/m)
+  const blank = await leasehold(['start', '--source', 'claude', '--once'], {
+    ...nowhere,
+    ANTHROPIC_API_KEY: ' ',
+  })
+  expect(blank.code).toBe(2)
+})
+
+test('a key that is a file of systemd’s counts as one', async () => {
+  const credentials = await mkdtemp(join(folder, 'credentials-'))
+  await writeFile(join(credentials, 'ANTHROPIC_API_KEY'), 'made-up')
+  const { code, stderr } = await leasehold(['start', '--source', 'claude', '--once'], {
+    ...nowhere,
+    CREDENTIALS_DIRECTORY: credentials,
+  })
+  expect([code, stderr]).toEqual([1, expect.stringContaining('ECONNREFUSED')])
 })
 
 test(

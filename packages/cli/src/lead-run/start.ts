@@ -40,10 +40,10 @@ const askClaude = 'claude'
 export async function startAll(context: Context, options: StartOptions): Promise<void> {
   const { terminal, environment } = context
   const given = { ...watchable, ...environment }
-  const config = readConfig(given, 'cli')
   // Its monitor uses the mail server that is named, and would end over half a setting where nobody looks.
-  if (config.smtp !== null) readConfig(given, 'monitor')
-  if (options.source === askClaude && !environment['ANTHROPIC_API_KEY']) {
+  const mailServer = (environment['SMTP_HOST'] ?? '').trim() !== ''
+  const config = readConfig(given, mailServer ? 'monitor' : 'cli')
+  if (options.source === askClaude && config.model.apiKey === null) {
     throw usageError(
       '--source claude asks Claude with web search, which needs ANTHROPIC_API_KEY',
       'set it, or name a company directory: --source companies.csv',

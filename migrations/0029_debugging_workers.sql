@@ -2,4 +2,4 @@
 -- for the others, which would wait behind it with nobody being told that no worker is.
 alter table leasehold.workers
   drop constraint worker_serves_1_to_100_stages,
-  add constraint worker_serves_1_to_100_stages check (cardinality(stages) between 1 and 100 or (cardinality(stages) = 0 and meta ? 'run'));
+  add constraint worker_serves_1_to_100_stages check (cardinality(stages) between 1 and 100 or (cardinality(stages) = 0 and coalesce(meta ? 'run', false)));

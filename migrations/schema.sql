@@ -598,7 +598,7 @@ create table leasehold.workers (
   constraint workers_pkey PRIMARY KEY (id),
   constraint worker_beats_three_times_per_ttl CHECK (((beat_interval * (3)::double precision) <= ttl)),
   constraint worker_end_has_a_reason CHECK (((ended_at IS NULL) = (end_reason IS NULL))),
-  constraint worker_serves_1_to_100_stages CHECK ((((cardinality(stages) >= 1) AND (cardinality(stages) <= 100)) OR ((cardinality(stages) = 0) AND (meta ? 'run'::text)))),
+  constraint worker_serves_1_to_100_stages CHECK ((((cardinality(stages) >= 1) AND (cardinality(stages) <= 100)) OR ((cardinality(stages) = 0) AND COALESCE((meta ? 'run'::text), false)))),
   constraint worker_slot_is_1_to_100_printable CHECK ((slot ~ '^[[:graph:]]{1,100}$'::text)),
   constraint worker_ttl_is_sane CHECK (((ttl >= '00:00:00.1'::interval) AND (ttl <= '1 day'::interval)))
 ) with (fillfactor=50);

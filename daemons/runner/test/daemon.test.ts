@@ -57,12 +57,13 @@ test('it serves only the stages that are named, on a slot of its own, with the c
   })
   await runner.waitForLine(/"event":"slot.taken"/)
   const { rows } = await db.pool.query(
-    'select slot, stages, concurrency from leasehold.workers where ended_at is null',
+    "select slot, stages, meta ->> 'run' as run, concurrency from leasehold.workers where ended_at is null",
   )
   expect(rows).toEqual([
     {
       slot: expect.stringMatching(new RegExp(`^second@.*\\.${runner.pid}$`)),
-      stages: ['second'],
+      stages: [], // it is there for one run only
+      run: 'my-run',
       concurrency: 7,
     },
   ])

@@ -370,7 +370,7 @@ test.each([
   async (_what, payload, value) => {
     const odd = defineStage({
       name: 'odd',
-      payload: payload as z.ZodType<unknown>,
+      payload: payload as z.ZodType,
       run: () => Promise.resolve(),
     })
     await registerStage(db, odd)
@@ -389,6 +389,8 @@ test('schemas that fill in, trim and coerce dates are read again as they were ma
   expect(rows).toEqual([{ payload: { at: '1970-01-01T00:00:00.000Z', name: 'y' } }])
 })
 
+const slow = (retry: { from?: '1 min'; to?: '10 s' }) => ({ name: 'slow', retry })
+
 test('one end of the delays between attempts is enough, wherever it lies', async () => {
   const delays = async () =>
     (
@@ -396,7 +398,6 @@ test('one end of the delays between attempts is enough, wherever it lies', async
         "select backoff_min::text as least, backoff_max::text as most from leasehold.stages where name = 'slow'",
       )
     ).rows[0]
-  const slow = (retry: { from?: '1 min'; to?: '10 s' }) => ({ name: 'slow', retry })
   await registerStage(db, slow({ from: '1 min' }))
   expect(await delays()).toEqual({ least: '00:01:00', most: '00:01:00' })
   await registerStage(db, slow({ to: '10 s' }))

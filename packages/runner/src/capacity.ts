@@ -130,14 +130,14 @@ export class Capacity {
   }
 
   /**
-   * The share of places whose handlers run, over all or of the stage that is fullest: 0 to 1, which leaves no room for what
-   * is claimed ahead; nor is there any beside a task that is delicate.
+   * The places in which no handler runs, over all or of the stage that has the fewest: room for what is claimed ahead. None
+   * beside a task that is delicate.
    */
-  get fullness(): number {
-    if (this.delicate > 0) return 1
+  get room(): number {
+    if (this.delicate > 0) return 0
     return this.all.reduce(
-      (most, { running, size }) => Math.max(most, running / size),
-      this.running / this.size,
+      (least, { running, size }) => Math.min(least, size - running),
+      this.size - this.running,
     )
   }
 

@@ -206,7 +206,7 @@ export class Loop {
     this.answered()
     this.crowding.took(performance.now() - askedAt, batch.ended.length + answer.claimed.length)
     const got = wish === null ? null : this.capacity.answered(wish, answer.claimed, answer.characters)
-    if (wish !== null) this.pace.begins()
+    if (got !== null) this.pace.begins(got, this.capacity.finished)
     if (answer.claimed.some(isDelicate) || answer.held.length > 0) this.pace.beCautious()
     // An exchange that was under way when the end began may bring tasks still.
     const tooLate = this.draining || this.stop.aborted || host.leaseLeftMs() <= 0

@@ -28,8 +28,10 @@ const quickCpuMs = 10
 /** By the clock, for handlers that block without computing: from here on no more is claimed ahead, and from there on less. */
 const quickMs = 250
 const slowMs = 500
-/** Handlers that did not end at once may take this share of the places: what was claimed ahead starts in the others. */
+/** Of what is claimed ahead, those that will not end at once may need this share of the places that are free. */
 const roomyShare = 1 / 2
+/** What is known of handlers counts for so much less with each turn that begins some. */
+const fading = 0.9
 /** So many times as much is claimed ahead after a quick answer, at most. */
 const fastestGrowth = 4
 /** The same on the way back to what has been right before, and no further. */
@@ -64,7 +66,9 @@ export class Pace {
   private most: number
   private waitedAt = -Infinity
   /** When the answer came whose handlers are starting, and what the process had used by then. */
-  private starting: { readonly at: number; readonly cpuMs: number } | null = null
+  private starting: { readonly at: number; readonly cpuMs: number; readonly finished: number } | null = null
+  /** Of the handlers that were to begin lately: how many, and how many of them ended at once. */
+  private lately = { claimed: 0, atOnce: 0 }
   /** Since when handlers have begun in this turn, and what those have taken that needed to wait for nothing; null: none has. */
   private begun: Begun | null = null
   /** What was claimed ahead before there was a reason not to. */
@@ -106,36 +110,38 @@ export class Pace {
   /**
    * How much more to claim than can run: rich looks follow each other, and most handlers of one answer take together no
    * more than an exchange does, so that what is claimed ahead starts as soon as it arrives, and neither waits for the other.
-   * It grows fast while that stays so, and halves when the handlers of one answer take long together, when those that go on
-   * hold most of the places, or when a look brings less than it asked for.
+   * It grows fast while that stays so, up to what finds room in places that others do not hold, and halves when the handlers
+   * of one answer take long together or when a look brings less than it asked for.
    */
   get ahead(): number {
     return this.aheadBy
   }
 
-  /** The answer to a look is here, its handlers are about to start. */
-  begins(): void {
-    const now = { at: performance.now(), cpuMs: cpuMs() }
+  /** The answer to a look is here, its handlers are about to start. `finished`: how many handlers have, up to now. */
+  begins({ claimed }: Yield, finished: number): void {
+    const now = { at: performance.now(), cpuMs: cpuMs(), finished }
+    this.lately.claimed += claimed
     this.starting ??= now
     this.begun ??= { at: now.at, cpuMsBefore: now.cpuMs, ms: 0, cpuMs: 0, finished: Infinity }
   }
 
   /**
    * Its handlers have started, and what they do without waiting for anything is done. To be called before the process
-   * turns to anything else: what its other workers do is not counted. `finished`: how many handlers have, up to now.
+   * turns to anything else: what its other workers do is not counted. `finished`: as above.
    */
   started(finished: number): void {
     const { starting, begun } = this
     this.starting = null
     if (starting === null || begun === null) return
+    this.lately.atOnce += finished - starting.finished
     const ms = performance.now() - starting.at
     begun.ms += ms
     begun.cpuMs += threadCpuMs(ms, starting.cpuMs)
     begun.finished = finished
   }
 
-  /** A turn of the loop is over. `fullness`: the share of places whose handlers still run; `finished`: as above. */
-  turned({ fullness, finished }: { fullness: number; finished: number }): void {
+  /** A turn of the loop is over. `room`: places in which no handler runs; `finished`: as above. */
+  turned({ room, finished }: { room: number; finished: number }): void {
     const now = performance.now()
     const { begun } = this
     this.begun = null
@@ -144,25 +150,34 @@ export class Pace {
       begun.ms = now - begun.at
       begun.cpuMs = threadCpuMs(begun.ms, begun.cpuMsBefore)
     }
-    if (fullness >= 1 || now < this.cautiousUntil) return this.forget()
+    if (room <= 0 || now < this.cautiousUntil) return this.forget()
     if (begun === null) return
+    const roomy = this.roomFor(room)
     if (!this.lastRich && now - begun.at > slowMs) return this.hold() // it has rested: what comes next may be quite another thing
-    if (!this.lastRich || begun.cpuMs > quickCpuMs || begun.ms > slowMs || fullness > roomyShare) {
+    if (!this.lastRich || begun.cpuMs > quickCpuMs || begun.ms > slowMs) {
       this.aheadBy = Math.floor(this.aheadBy / 2)
       if (this.lastRich) this.proven = Math.min(this.proven, this.aheadBy)
       if (this.aheadBy === 0) this.hold()
-    } else if (
-      begun.ms <= quickMs &&
-      fullness < roomyShare &&
-      (++this.quick >= quickLooks || this.proven > 0)
-    ) {
-      // No further than what would still be quick, and would still leave places.
+    } else if (begun.ms <= quickMs && (++this.quick >= quickLooks || this.proven > 0)) {
+      // No further than what would still be quick.
       this.proven = Math.max(this.proven, this.aheadBy)
       const back = Math.min(fastestReturn, this.proven / Math.max(1, this.aheadBy))
       const fastest = Math.max(fastestGrowth, back)
-      const times = Math.min(fastest, quickCpuMs / begun.cpuMs, slowMs / begun.ms, roomyShare / fullness)
+      const times = Math.min(fastest, quickCpuMs / begun.cpuMs, slowMs / begun.ms)
       this.aheadBy = Math.min(this.mostAhead(now), Math.max(1, Math.ceil(this.aheadBy * times)))
     }
+    this.aheadBy = Math.min(this.aheadBy, roomy)
+  }
+
+  /**
+   * How many may be claimed ahead where so many places are free: of handlers like the latest ones, those that do not end at
+   * once hold a place, and must leave some for what comes behind them.
+   */
+  private roomFor(room: number): number {
+    const { claimed, atOnce } = this.lately
+    this.lately = { claimed: claimed * fading, atOnce: atOnce * fading }
+    const goOn = Math.max(0, claimed - atOnce) / claimed
+    return goOn > 0 ? Math.floor((roomyShare * room) / goOn) : Infinity
   }
 
   /** It comes back slowly after something had to wait. */

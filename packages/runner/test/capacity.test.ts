@@ -1,5 +1,5 @@
 /**
- * How full a runner is: what decides whether there is room for tasks that are claimed ahead.
+ * What decides whether there is room for tasks that are claimed ahead.
  */
 import { defineStage } from '@leasehold/queue'
 import { expect, test } from 'vitest'
@@ -13,15 +13,16 @@ function capacityOf(): Capacity {
   return new Capacity({ stages, concurrency: 20, stageConcurrency: 10 })
 }
 
-test('a runner is as full as its fullest stage', () => {
+test('a runner has as much room as its fullest stage', () => {
   const capacity = capacityOf()
-  expect(capacity.fullness).toBe(0)
-  capacity.begin(capacity.of('stage-1'))
-  expect(capacity.fullness).toBe(0.1)
+  expect(capacity.room).toBe(2)
+  for (let i = 0; i < 9; i++) capacity.begin(capacity.of('stage-1'))
+  expect(capacity.room).toBe(1)
   capacity.begin(capacity.of('stage-0'))
-  expect(capacity.fullness).toBe(0.5)
+  capacity.begin(capacity.of('stage-0'))
+  expect(capacity.room).toBe(0)
   capacity.finish(capacity.of('stage-0'))
-  expect(capacity.fullness).toBe(0.1)
+  expect(capacity.room).toBe(1)
 })
 
 test('a task that has seen a worker end leaves no room beside it for as long as it holds its place', () => {
@@ -29,8 +30,8 @@ test('a task that has seen a worker end leaves no room beside it for as long as 
   const suspect = { served: capacity.of('stage-1'), delicate: true }
   capacity.take(suspect)
   capacity.begin(suspect.served)
-  expect(capacity.fullness).toBe(1)
+  expect(capacity.room).toBe(0)
   capacity.leave(suspect)
   capacity.finish(suspect.served)
-  expect(capacity.fullness).toBe(0)
+  expect(capacity.room).toBe(2)
 })

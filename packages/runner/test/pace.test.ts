@@ -1,6 +1,6 @@
 /**
  * How far ahead a runner claims: up to four times as far with each quick answer, half as far when one was slow or brought too little,
- * and only slowly again after something had to wait.
+ * never further than finds room, and only slowly again after something had to wait.
  */
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { largeBatch } from '../src/capacity.ts'
@@ -17,6 +17,7 @@ afterEach(() => {
   vi.useRealTimers()
 })
 
+const tenClaimed = { claimed: 10, full: true, rich: true, saturated: false }
 const wish = { stages: ['quick'], limits: [10], total: 10, complete: true }
 
 interface Answers {
@@ -28,26 +29,28 @@ interface Answers {
   readonly rich?: boolean
   /** What the loop rests before its turn is over. */
   readonly restMs?: number
-  /** The share of places whose handlers go on. */
-  readonly fullness?: number
+  /** Places in which no handler runs. */
+  readonly room?: number
+  /** How many of ten do not end at once. */
+  readonly goOn?: number
 }
 
 /** So many answers. */
 function answers(
   pace: Pace,
   count: number,
-  { ms = 0, cpu = 0, rich = true, restMs = 0, fullness = 0 }: Answers = {},
+  { ms = 0, cpu = 0, rich = true, restMs = 0, room = 10, goOn = 0 }: Answers = {},
 ): void {
   for (let i = 0; i < count; i++) {
     const look = pace.look(wish)
-    pace.begins()
     const got = { claimed: rich ? 10 : 3, full: rich, rich, saturated: false }
+    pace.begins(got, 0)
     pace.looked(wish, look, got, { dueInMs: undefined, held: [] })
     vi.advanceTimersByTime(ms)
     cpuMs += cpu
-    pace.started(0)
+    pace.started(got.claimed - goOn)
     vi.advanceTimersByTime(restMs)
-    pace.turned({ fullness, finished: 0 })
+    pace.turned({ room, finished: got.claimed - goOn })
   }
 }
 
@@ -134,22 +137,22 @@ test('what other threads of the process use does not make handlers slow', () => 
 test('what other workers of the process do meanwhile makes handlers no slower', () => {
   const pace = paceOf()
   answers(pace, 6)
-  pace.begins()
+  pace.begins(tenClaimed, 0)
   pace.started(10)
   cpuMs += 40
   vi.advanceTimersByTime(40)
-  pace.turned({ fullness: 0, finished: 10 })
+  pace.turned({ room: 10, finished: 10 })
   expect(pace.ahead).toBe(64)
 })
 
 test('what handlers do that waited for a moment counts too', () => {
   const pace = paceOf()
   answers(pace, 6)
-  pace.begins()
+  pace.begins(tenClaimed, 0)
   pace.started(10)
   cpuMs += 40
   vi.advanceTimersByTime(40)
-  pace.turned({ fullness: 0, finished: 11 })
+  pace.turned({ room: 10, finished: 11 })
   expect(pace.ahead).toBe(8)
 })
 
@@ -157,12 +160,12 @@ test('what the handlers of two answers take before a turn is over counts togethe
   const pace = paceOf()
   answers(pace, 6)
   for (let i = 0; i < 2; i++) {
-    pace.begins()
+    pace.begins(tenClaimed, 0)
     cpuMs += 6
     vi.advanceTimersByTime(6)
-    pace.started(0)
+    pace.started(10)
   }
-  pace.turned({ fullness: 0, finished: 0 })
+  pace.turned({ room: 10, finished: 10 })
   expect(pace.ahead).toBe(8)
 })
 
@@ -181,23 +184,22 @@ test('more is claimed ahead as long as there is room for any, and never more tha
 test('nothing is claimed ahead once every place is taken', () => {
   const pace = paceOf()
   answers(pace, 50)
-  answers(pace, 1, { fullness: 1 })
+  answers(pace, 1, { room: 0 })
   expect(pace.ahead).toBe(0)
   answers(pace, 3)
   expect(pace.ahead).toBe(0)
 })
 
-test('handlers that go on in some places leave the others to what is claimed ahead, and as much as finds room there', () => {
+test('so much is claimed ahead that those which will go on need half of the free places at most', () => {
   const pace = paceOf()
-  answers(pace, 6)
-  answers(pace, 1, { fullness: 0.25 })
-  expect(pace.ahead).toBe(32)
-  answers(pace, 10, { fullness: 0.5 })
-  expect(pace.ahead).toBe(32)
-  answers(pace, 1, { fullness: 0.6 })
-  expect(pace.ahead).toBe(16)
-  answers(pace, 5, { fullness: 0.9 })
-  expect(pace.ahead).toBe(0)
+  answers(pace, 50, { room: 100, goOn: 1 })
+  expect(pace.ahead).toBe(500)
+  answers(pace, 1, { room: 40, goOn: 1 })
+  expect(pace.ahead).toBe(200)
+  answers(pace, 100, { room: 100, goOn: 5 })
+  expect(pace.ahead).toBe(100)
+  answers(pace, 100, { room: 100 })
+  expect(pace.ahead).toBe(2 * largeBatch)
 })
 
 test('after something had to wait nothing is claimed ahead for a while, then a quarter, then slowly more', () => {

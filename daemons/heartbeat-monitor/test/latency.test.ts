@@ -6,13 +6,9 @@
  */
 import { expect, test } from 'vitest'
 import { createTestDatabase } from '../../../test/harness/database.ts'
-import { type TestProcess, spawnProcess } from '../../../test/harness/processes.ts'
 import { MailServer } from './mail-server.ts'
+import { entered, intervalS, monitor, runner, shortTtlMs as ttlMs } from './programs.ts'
 import { submit } from './watching.ts'
-
-// Ten beats: a runner that starves for a moment on a busy machine must not die of that.
-const ttlMs = 5_000
-const intervalS = 1
 
 // The owner of the schema looks; what it may write to beside that is the test's.
 const noteLooks = `
@@ -29,36 +25,18 @@ test('the first look after the lease of a killed worker has ended writes the mai
   onTestFinished(() => db.drop())
   const mail = await new MailServer().start()
   onTestFinished(() => mail.stop())
-  const daemon = (name: string, args: readonly string[], env: Record<string, string>): TestProcess =>
-    spawnProcess({ script: `daemons/${name}/src/main.ts`, args, env: { DATABASE_URL: db.url, ...env } })
-  const monitor = daemon('heartbeat-monitor', [], {
-    HEARTBEAT_MONITOR_INTERVAL: String(intervalS),
-    HEARTBEAT_MONITOR_ALERT_EMAIL: 'ops@shop.example',
-    SMTP_HOST: '127.0.0.1',
-    SMTP_PORT: String(mail.port),
-    EMAIL_FROM: 'alerts@shop.example',
-  })
-  const module = './packages/runner/test/fixtures/stages.ts'
-  const runner = daemon('runner', ['--module', module, '--stage', 'held', '--slot', 'held@1'], {
-    LEASEHOLD_LEASE_TTL_MS: String(ttlMs),
-    LEASEHOLD_BEAT_INTERVAL_MS: '500',
-    LEASEHOLD_POLL_MS: '200',
-  })
-  await Promise.all([
-    monitor.waitForLine(/"event":"monitor.started"/),
-    runner.waitForLine(/"event":"slot.taken"/),
-  ])
+  const [{ process: watching }, worker] = await Promise.all([monitor(db, mail), runner(db, 'held@1')])
   await db.pool.query(noteLooks)
   const task = await submit(db, 'held')
-  await runner.waitForLine(new RegExp(`^entered held ${task} 1$`))
+  await entered(worker, task)
   // A server or a monitor that has just started gives every worker one TTL of grace.
   await expect.poll(graceIsOver).toBe(true)
 
   const killedAt = performance.now()
-  runner.kill('SIGKILL')
+  worker.kill('SIGKILL')
   const { subject } = await mail.mail(1)
   const tookMs = Math.round(performance.now() - killedAt)
-  await monitor.waitForLine(/"event":"alert.sent"/)
+  await watching.waitForLine(/"event":"alert.sent"/)
 
   expect(subject).toBe('Leasehold: 1 worker died, 1 task released')
   const { rows } = await db.pool.query<{ tries: number; looks: number }>(

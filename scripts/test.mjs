@@ -17,7 +17,7 @@ import { ensureInstall, pinnedEnvironment, repository } from './ensure-install.m
 const poolerTests = '**/pgbouncer.test.ts'
 const databaseTests = ['packages/queue/test', 'packages/postgres/test']
 /** Of the server that comes along, which is an 18; the older ones are somebody's own. */
-const embeddedTests = '**/embedded.test.ts'
+const embeddedTests = '**/embedded*.test.ts'
 const systemdTests = 'test/systemd/**'
 
 const node = ensureInstall()

@@ -4,7 +4,7 @@
  * Invariant: a command that only reads starts nothing: without DATABASE_URL it uses the embedded server when one runs
  * and says how to start it otherwise. Connections are closed when the command ends, however it ends.
  */
-import { findEmbedded, hasCluster, openPool, startEmbedded } from '@leasehold/postgres'
+import { findEmbedded, hasCluster, nameDataDir, openPool, startEmbedded } from '@leasehold/postgres'
 import { type Db, onSnapshot } from '@leasehold/queue'
 import { type Config, type Environment, readConfig } from '@leasehold/service'
 import type { Readable } from 'node:stream'
@@ -84,7 +84,7 @@ export async function locateDatabase(config: Config): Promise<{ url: string; emb
   if (server !== null) return { url: server.url, embedded: true }
   throw new CommandError(
     'NO_DATABASE',
-    `DATABASE_URL is not set and no embedded database runs in ${config.database.dataDir}`,
+    `DATABASE_URL is not set and no embedded database runs in ${await nameDataDir(config.database.dataDir)}`,
     'start it: npx leasehold db start (or set DATABASE_URL, or LEASEHOLD_DATA_DIR)',
     exitCodes.failed,
   )

@@ -3,6 +3,7 @@
  *
  * Other packages import from this file only. What a task is, nobody here knows; that is @leasehold/queue.
  */
+export { nameDataDir, ownDataDir } from './embedded/data-dir.ts'
 export {
   type EmbeddedOptions,
   type EmbeddedServer,

@@ -19,7 +19,8 @@ const queryTimeoutMs = 30_000
 export interface ReadyOptions {
   /** Null: an embedded server, which is stopped after the work when it was started for it. */
   readonly databaseUrl: string | null
-  readonly dataDir: string
+  /** Null: the working directory's own. */
+  readonly dataDir: string | null
   /** Shown in pg_stat_activity while the schema is checked. */
   readonly applicationName: string
   /** Ends the waiting. */

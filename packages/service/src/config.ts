@@ -27,7 +27,7 @@ export interface SmtpConfig {
 /** What every process is configured by. Null means "not set". */
 export interface Config {
   /** With LEASEHOLD_POOLER the address says so: `?pooler=transaction`. */
-  readonly database: { readonly url: string | null; readonly dataDir: string }
+  readonly database: { readonly url: string | null; readonly dataDir: string | null }
   readonly log: { readonly level: Settings['LEASEHOLD_LOG_LEVEL'] }
   readonly lease: {
     readonly ttlMs: number
@@ -219,7 +219,10 @@ function dedupe(problems: readonly ConfigProblem[]): ConfigProblem[] {
 
 function shape(s: Settings): Config {
   return {
-    database: { url: shapeAddress(s), dataDir: resolve(s.LEASEHOLD_DATA_DIR) },
+    database: {
+      url: shapeAddress(s),
+      dataDir: s.LEASEHOLD_DATA_DIR === undefined ? null : resolve(s.LEASEHOLD_DATA_DIR),
+    },
     log: { level: s.LEASEHOLD_LOG_LEVEL },
     lease: {
       ttlMs: s.LEASEHOLD_LEASE_TTL_MS,

@@ -80,7 +80,7 @@ const name = (max: number): z.ZodType<string> =>
 export interface Settings {
   readonly DATABASE_URL?: string | undefined
   readonly LEASEHOLD_POOLER?: 'transaction' | undefined
-  readonly LEASEHOLD_DATA_DIR: string
+  readonly LEASEHOLD_DATA_DIR?: string | undefined
   readonly LEASEHOLD_LOG_LEVEL: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent'
   readonly LEASEHOLD_LEASE_TTL_MS: number
   readonly LEASEHOLD_BEAT_INTERVAL_MS: number
@@ -126,7 +126,7 @@ const schema = z.object({
       error: 'must be transaction, or not set for a server or a pooler in session mode',
     })
     .optional(),
-  LEASEHOLD_DATA_DIR: text.default('.leasehold'),
+  LEASEHOLD_DATA_DIR: text.optional(),
 
   LEASEHOLD_LOG_LEVEL: z
     .enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], {

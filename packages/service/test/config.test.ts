@@ -5,7 +5,7 @@ import { ConfigError } from '@leasehold/queue'
 import { type ConfigReader, type Environment, readConfig } from '@leasehold/service'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
 
 function problemsOf(environment: Environment, reader: ConfigReader = 'runner'): Record<string, string> {
@@ -21,7 +21,7 @@ function problemsOf(environment: Environment, reader: ConfigReader = 'runner'): 
 
 test('an empty environment gives the documented defaults', () => {
   expect(readConfig({}, 'runner')).toEqual({
-    database: { url: null, dataDir: resolve('.leasehold') },
+    database: { url: null, dataDir: null },
     log: { level: 'info' },
     lease: { ttlMs: 90_000, beatIntervalMs: 30_000, workingBeatIntervalMs: 30_000, wedgeLimitMs: 60_000 },
     runner: {

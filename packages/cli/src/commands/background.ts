@@ -8,6 +8,7 @@ import { existsSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import type { Manifest } from '@leasehold/manifest'
+import { ownDataDir } from '@leasehold/postgres'
 import { listWorkers, type WorkerHealth } from '@leasehold/queue'
 import type { Command } from 'commander'
 import { ask, hold, type KeeperState } from '../background/control.ts'
@@ -57,8 +58,8 @@ export function addBackground(program: Command, context: Context): void {
     .requiredOption('--dir <folder>')
     .option('--config <file>')
     .action(async (options: StartOptions) => {
-      const folder = resolve(options.dir)
-      context.exitCode = await keep(inFolder(context, folder), folder, options.config ?? null)
+      // Started in its folder (spawn.ts), whose database is its own then.
+      context.exitCode = await keep(context, resolve(options.dir), options.config ?? null)
     })
 }
 
@@ -176,6 +177,6 @@ function statusText(context: Context, state: KeeperState | null, rows: readonly 
 
 /** The embedded database of a folder is that folder's, wherever the command is typed. */
 function inFolder(context: Context, folder: string): Context {
-  const dataDir = resolve(folder, context.environment['LEASEHOLD_DATA_DIR'] ?? '.leasehold')
+  const dataDir = resolve(folder, context.environment['LEASEHOLD_DATA_DIR'] || ownDataDir)
   return { ...context, environment: { ...context.environment, LEASEHOLD_DATA_DIR: dataDir } }
 }

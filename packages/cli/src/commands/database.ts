@@ -5,7 +5,7 @@
  * alone. The address is printed without its password, except by `db url`, whose purpose it is.
  */
 import { setTimeout as delay } from 'node:timers/promises'
-import { findEmbedded, resolveDatabase, startEmbedded, stopEmbedded } from '@leasehold/postgres'
+import { findEmbedded, nameDataDir, resolveDatabase, startEmbedded, stopEmbedded } from '@leasehold/postgres'
 import { onShutdown, readConfig } from '@leasehold/service'
 import type { Command } from 'commander'
 import { type Context, locateDatabase, show } from '../context.ts'
@@ -99,7 +99,7 @@ async function stopDatabase(context: Context): Promise<void> {
     context.terminal.out(running === null ? 'database stopped' : `database stopped (pid ${running.pid})`)
     return
   }
-  context.terminal.note(`No embedded database runs in ${database.dataDir}`)
+  context.terminal.note(`No embedded database runs in ${await nameDataDir(database.dataDir)}`)
   context.exitCode = exitCodes.nothingDone
 }
 

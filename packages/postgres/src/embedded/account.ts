@@ -40,9 +40,9 @@ async function lookUp(name: string): Promise<Account> {
   }
 }
 
-/** Passes when the account may enter every folder above `path`; throws LeaseholdError 'EMBEDDED' which names the first closed one. */
-export async function assertReachable(path: string, account: Account): Promise<void> {
-  if (account === null) return
+/** The first folder above `path` which the account may not enter; null when it may enter all, as this process's own does. */
+export async function closedFolder(path: string, account: Account): Promise<string | null> {
+  if (account === null) return null
   const folders: string[] = []
   for (let folder = dirname(path); ; folder = dirname(folder)) {
     folders.unshift(folder)
@@ -51,12 +51,19 @@ export async function assertReachable(path: string, account: Account): Promise<v
   for (const folder of folders) {
     const { mode, uid, gid } = await stat(folder)
     const bit = uid === account.uid ? 0o100 : gid === account.gid ? 0o010 : 0o001
-    if ((mode & bit) !== 0) continue
-    throw new LeaseholdError(
-      'EMBEDDED',
-      `Started as root, PostgreSQL has to run as uid ${account.uid}, which may not enter ${folder} (needed for ${path}). ` +
-        `Allow it with \`chmod o+x ${folder}\`, move the repository to a folder such as /srv, ` +
-        'start as an ordinary user, or set DATABASE_URL.',
-    )
+    if ((mode & bit) === 0) return folder
   }
+  return null
+}
+
+/** Passes when the account may enter every folder above `path`; throws LeaseholdError 'EMBEDDED' which names the first closed one. */
+export async function assertReachable(path: string, account: Account): Promise<void> {
+  const closed = await closedFolder(path, account)
+  if (account === null || closed === null) return
+  throw new LeaseholdError(
+    'EMBEDDED',
+    `Started as root, PostgreSQL has to run as uid ${account.uid}, which may not enter ${closed} (needed for ${path}). ` +
+      `Allow it with \`chmod o+x ${closed}\`, move the repository to a folder such as /srv, ` +
+      'start as an ordinary user, or set DATABASE_URL.',
+  )
 }

@@ -6,24 +6,14 @@
  * Running the server is server.ts's duty.
  */
 import { randomBytes } from 'node:crypto'
-import {
-  appendFile,
-  chmod,
-  chown,
-  mkdir,
-  readFile,
-  readdir,
-  rename,
-  rm,
-  stat,
-  writeFile,
-} from 'node:fs/promises'
+import { appendFile, chmod, chown, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { LeaseholdError } from '@leasehold/queue'
 import { errorCode } from '../error-code.ts'
 import { type Account, assertReachable } from './account.ts'
 import type { Binaries } from './binaries.ts'
-import { isAlive, runProgram } from './program.ts'
+import { draftPath, putInPlace, removeAbandoned } from './draft.ts'
+import { runProgram } from './program.ts'
 
 /** The paths below a data directory. */
 export interface ClusterPaths {
@@ -72,14 +62,13 @@ log_rotation_age = 1d
 log_rotation_size = 0
 `
 
-/** Makes the folder and, unless it is there, the cluster. Throws LeaseholdError 'EMBEDDED' when it cannot serve. */
+/** Makes the cluster in its folder, unless it is there. Throws LeaseholdError 'EMBEDDED' when it cannot serve. */
 export async function ensureCluster(
   paths: ClusterPaths,
   binaries: Binaries,
   account: Account,
   options: { ephemeral: boolean },
 ): Promise<void> {
-  await mkdir(paths.root, { recursive: true })
   // The server's account has to pass through; what lies inside is closed to others by its own mode.
   if (account !== null) await chmod(paths.root, 0o711)
   await assertReachable(join(binaries.binDir, 'postgres'), account)
@@ -87,7 +76,7 @@ export async function ensureCluster(
   await mkdir(paths.log, { recursive: true, mode: 0o700 })
   if (account !== null) await chown(paths.log, account.uid, account.gid)
   if (!(await exists(paths.data))) await createCluster(paths, binaries, account, options)
-  await removeAbandoned(paths)
+  await removeAbandoned(paths.root, 'init')
   const found = (await readFile(join(paths.data, 'PG_VERSION'), 'utf8')).trim()
   if (found !== String(binaries.major)) {
     throw new LeaseholdError(
@@ -104,7 +93,7 @@ async function createCluster(
   account: Account,
   options: { ephemeral: boolean },
 ): Promise<void> {
-  const draft = join(paths.root, `init-${process.pid}-${randomBytes(4).toString('hex')}`)
+  const draft = draftPath(paths.root, 'init')
   const passwordDraft = `${draft}.password`
   const password = randomBytes(24).toString('base64url')
   await mkdir(draft, { mode: 0o700 })
@@ -132,23 +121,10 @@ async function createCluster(
     await runProgram(binaries, 'initdb', [...args, ...flags], account)
     await appendFile(join(draft, 'postgresql.conf'), settings)
     await rename(passwordDraft, join(draft, 'leasehold.password'))
-    await rename(draft, paths.data).catch((error: unknown) => {
-      // Another process was quicker: its cluster serves us both.
-      const code = errorCode(error)
-      if (code !== 'ENOTEMPTY' && code !== 'EEXIST') throw error
-    })
+    await putInPlace(draft, paths.data)
   } finally {
     await rm(draft, { recursive: true, force: true })
     await rm(passwordDraft, { force: true })
-  }
-}
-
-/** Drafts of processes that died on the way. */
-async function removeAbandoned(paths: ClusterPaths): Promise<void> {
-  for (const entry of await readdir(paths.root)) {
-    const owner = /^init-(\d+)-/.exec(entry)?.[1]
-    if (owner === undefined || isAlive(Number(owner))) continue
-    await rm(join(paths.root, entry), { recursive: true, force: true })
   }
 }
 

@@ -9,15 +9,16 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { open, readFile, readdir, realpath, stat, writeFile } from 'node:fs/promises'
+import { open, readFile, readdir, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { LeaseholdError } from '@leasehold/queue'
 import { Client } from 'pg'
 import { errorCode } from '../error-code.ts'
 import { type Account, chooseAccount } from './account.ts'
 import { type Binaries, findBinaries } from './binaries.ts'
+import { reachableBinaries } from './binaries-copy.ts'
 import {
   type ClusterPaths,
   clusterPaths,
@@ -26,13 +27,14 @@ import {
   ensureCluster,
   readPassword,
 } from './cluster.ts'
+import { dataDirPath, findDataDir, makeDataDir } from './data-dir.ts'
 import { type Postmaster, readPostmaster, removeStalePid } from './postmaster.ts'
 import { isAlive, programEnvironment } from './program.ts'
 
 /** How the embedded server is started; only the folder is needed. */
 export interface EmbeddedOptions {
-  /** Holds everything of the server; made when missing. */
-  readonly dataDir: string
+  /** Holds everything of the server; made when missing. Null: the working directory's own, see data-dir.ts. */
+  readonly dataDir: string | null
   /** A port to insist on; default: the one of last time when it is free, else any free one. */
   readonly port?: number
   /** A folder with another PostgreSQL's `initdb` and `postgres`. */
@@ -43,6 +45,8 @@ export interface EmbeddedOptions {
   readonly ephemeral?: boolean
   /** Longest wait until the server answers, crash recovery included; default 5 min. */
   readonly startTimeoutMs?: number
+  /** Where root keeps what the server's account cannot reach, in order of preference; for tests. */
+  readonly places?: readonly string[]
   /** Told about the few events worth a line: made, started, attached, stopped. */
   readonly log?: (event: string) => void
 }
@@ -72,11 +76,10 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedS
     log('attached to the running database server')
     return running
   }
-  const wanted = clusterPaths(resolve(options.dataDir))
-  const binaries = await findBinaries(options.binDir)
-  const account = await chooseAccount(wanted.data)
-  await ensureCluster(wanted, binaries, account, { ephemeral: options.ephemeral ?? false })
-  const paths = clusterPaths(await realpath(wanted.root))
+  const account = await chooseAccount(clusterPaths(dataDirPath(options.dataDir)).data)
+  const binaries = await reachableBinaries(await findBinaries(options.binDir), account, options.places)
+  const paths = clusterPaths(await makeDataDir(options.dataDir, account, { log, places: options.places }))
+  await ensureCluster(paths, binaries, account, { ephemeral: options.ephemeral ?? false })
   const deadline = Date.now() + (options.startTimeoutMs ?? 300_000)
   const graceUntil = Math.min(deadline, Date.now() + 30_000)
   let portsTaken = 0
@@ -104,8 +107,8 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedS
 }
 
 /** The running server of a data directory, or null when none is ready there. Starts and changes nothing. */
-export async function findEmbedded(dataDir: string): Promise<EmbeddedServer | null> {
-  const root = await realpath(dataDir).catch(() => null)
+export async function findEmbedded(dataDir: string | null): Promise<EmbeddedServer | null> {
+  const root = await findDataDir(dataDir)
   if (root === null) return null
   const paths = clusterPaths(root)
   const postmaster = await readPostmaster(paths.data)
@@ -113,14 +116,14 @@ export async function findEmbedded(dataDir: string): Promise<EmbeddedServer | nu
 }
 
 /** Whether a data directory holds a cluster, running or not. */
-export async function hasCluster(dataDir: string): Promise<boolean> {
-  const root = await realpath(dataDir).catch(() => null)
+export async function hasCluster(dataDir: string | null): Promise<boolean> {
+  const root = await findDataDir(dataDir)
   return root !== null && existsSync(join(clusterPaths(root).data, 'PG_VERSION'))
 }
 
 /** Stops the server of a data directory, whoever started it. Answers false when none was running. */
-export async function stopEmbedded(dataDir: string): Promise<boolean> {
-  const root = await realpath(dataDir).catch(() => null)
+export async function stopEmbedded(dataDir: string | null): Promise<boolean> {
+  const root = await findDataDir(dataDir)
   const postmaster = root === null ? null : await readPostmaster(clusterPaths(root).data)
   if (postmaster === null) return false
   await stopProcess(postmaster.pid)

@@ -1,13 +1,30 @@
+-- formerly 52b1e8b18add8e71f41226a067e5ca4151a553a08c04a1275f54cb11c1f871ae
 -- Schedules that systemd timers fire, and schedules that somebody holds for a moment.
 --
 -- Who fires a schedule is declared: `apply` says 'timer' for those of a manifest without schedulers. Where timers fire,
 -- "no scheduler is running" is no news, and a slot that passes unfired is. A schedule whose firing needs what an open
 -- transaction holds is put off and not set aside: only after five minutes is that a problem of its own.
 
+-- PostgreSQL 15.20, and what was released with it, refuses a column with a default while the body of an SQL function
+-- uses the table's row type: for as long as that takes the function is another one.
+create or replace function leasehold.schedule_facts(p_schedule leasehold.schedules) returns jsonb
+  language plpgsql stable
+as $$
+begin
+  return null;
+end
+$$;
 alter table leasehold.schedules
   add column fired_by text collate "C" not null default 'scheduler',
   add column held_since timestamptz,
   add constraint schedule_fired_by_is_known check (fired_by in ('scheduler', 'timer'));
+create or replace function leasehold.schedule_facts(p_schedule leasehold.schedules) returns jsonb
+  language sql stable
+  return pg_catalog.jsonb_build_object('name', (p_schedule).name, 'revision', (p_schedule).revision,
+    'enabled', (p_schedule).enabled, 'cron', (p_schedule).cron, 'every_ms', pg_catalog.floor(extract(epoch from (p_schedule).every) * 1000)::bigint,
+    'anchor', leasehold.epoch_ms((p_schedule).anchor), 'zone', (p_schedule).zone, 'catch_up', (p_schedule).catch_up,
+    'jitter_ms', pg_catalog.floor(extract(epoch from (p_schedule).jitter) * 1000)::bigint,
+    'next_slot', leasehold.epoch_ms((p_schedule).next_slot), 'since', leasehold.epoch_ms(least((p_schedule).since, leasehold.clock())));
 comment on column leasehold.schedules.fired_by is 'Who is to fire it: scheduler, or timer (systemd, cron: leasehold schedules fire). Whoever comes first does; it decides what is an incident.';
 comment on column leasehold.schedules.held_since is 'Since when another transaction has held what its firing needs; null when nothing does.';
 

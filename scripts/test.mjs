@@ -60,6 +60,31 @@ function olderVersions() {
   return present
 }
 
+/**
+ * The system's own build of an older version, when it is no older than the package: distributions bring releases sooner, and
+ * builds that compile plans to machine code, which the packages cannot. Null: the package is used.
+ */
+function systemBuild(major) {
+  if (major === '18' || process.env.LEASEHOLD_TEST_POSTGRES === 'container') return null
+  const packaged = versionOf(join(repository, 'node_modules', `pg${major}`, 'native', 'bin'))
+  for (const binDir of [`/usr/lib/postgresql/${major}/bin`, `/usr/pgsql-${major}/bin`]) {
+    const version = versionOf(binDir)
+    if (version !== null && minorOf(version) >= minorOf(packaged)) return { binDir, version }
+  }
+  return null
+}
+
+/** As its programs say: `postgres (PostgreSQL) 15.20 (…)`; null when there are none. */
+function versionOf(binDir) {
+  if (!['postgres', 'initdb'].every((program) => existsSync(join(binDir, program)))) return null
+  const { status, stdout } = spawnSync(join(binDir, 'postgres'), ['--version'], { encoding: 'utf8' })
+  return status === 0 ? stdout.trim() : null
+}
+
+function minorOf(version) {
+  return Number(/ \d+\.(\d+)/.exec(version ?? '')?.[1] ?? -1)
+}
+
 /** Missing, it is said; where LEASEHOLD_TEST_REQUIRE_PGBOUNCER is set, the tests run and fail instead. */
 function poolerIsHere() {
   if (process.env.LEASEHOLD_TEST_REQUIRE_PGBOUNCER) return true
@@ -89,9 +114,15 @@ function runVitest(major, args) {
   const report = join(reports, `${(runs += 1)}.json`)
   const vitest = join(repository, 'node_modules', 'vitest', 'vitest.mjs')
   const reporting = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`]
+  const own = systemBuild(major)
+  if (own !== null) console.log(`on ${own.version} of this system`)
   const { status } = spawnSync(node, [vitest, 'run', ...reporting, ...args], {
     cwd: repository,
-    env: { ...pinnedEnvironment(), LEASEHOLD_TEST_PG: major },
+    env: {
+      ...pinnedEnvironment(),
+      LEASEHOLD_TEST_PG: major,
+      ...(own && { LEASEHOLD_TEST_PG_BIN: own.binDir }),
+    },
     stdio: 'inherit',
   })
   const { passed, failed, named } = count(report)

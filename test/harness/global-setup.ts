@@ -2,8 +2,8 @@
  * One PostgreSQL for a whole test run, with a migrated template database that each test file clones.
  *
  * Invariant: the template is what the migrations make, plus a clock that tests may move; production has no such switch.
- * LEASEHOLD_TEST_PG=14..18 chooses the version; LEASEHOLD_TEST_POSTGRES=container uses a container engine instead of the
- * embedded builds. Cloning and handing out databases is database.ts.
+ * LEASEHOLD_TEST_PG=14..18 chooses the version; LEASEHOLD_TEST_PG_BIN is the folder of another build of it, and
+ * LEASEHOLD_TEST_POSTGRES=container uses a container engine instead of the embedded builds. Cloning and handing out databases is database.ts.
  */
 import { migrate, openPool, startEmbedded } from '@leasehold/postgres'
 import { rm } from 'node:fs/promises'
@@ -58,7 +58,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
 async function startThrowAway(major: number): Promise<Running> {
   const dataDir = await makeServerFolder('leasehold-test-')
   const packaged = fileURLToPath(new URL(`../../node_modules/pg${major}/native/bin`, import.meta.url))
-  const binDir = major === 18 ? undefined : packaged
+  const binDir = process.env['LEASEHOLD_TEST_PG_BIN'] ?? (major === 18 ? undefined : packaged)
   const server = await startEmbedded({ dataDir, ephemeral: true, settings, ...(binDir && { binDir }) })
   return {
     adminUrl: inDatabase(server.url, 'postgres'),

@@ -101,6 +101,7 @@ grant execute on function leasehold.set_backlog_limit(p_stage text, p_older_than
 grant execute on function leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, retry_after interval, retryable boolean, children jsonb) to leasehold_worker;
 grant execute on function leasehold.storage_health() to leasehold_observer;
 grant execute on function leasehold.submit(stage text, payload jsonb, priority integer, run_at timestamp with time zone, key text, run_id text, title text, max_attempts integer, timeout interval, depends_on bigint[], concurrency_key text, meta jsonb, on_key_conflict text) to leasehold_submitter;
+grant execute on function leasehold.violations() to leasehold_observer;
 grant execute on function leasehold.write_notes(p_worker uuid, p_notes jsonb) to leasehold_worker;
 grant insert (anchor), update (anchor) on table leasehold.schedules to leasehold_operator;
 grant insert (catch_up), update (catch_up) on table leasehold.schedules to leasehold_operator;
@@ -229,6 +230,7 @@ revoke execute on function leasehold.is_held(p_channel text, p_at timestamp with
 revoke execute on function leasehold.is_held_by_rate(p_stage text) from public;
 revoke execute on function leasehold.is_quiet(p_at timestamp with time zone) from public;
 revoke execute on function leasehold.is_withheld(p_channel text, p_at timestamp with time zone) from public;
+revoke execute on function leasehold.key_limit_changes() from public;
 revoke execute on function leasehold.late_schedules() from public;
 revoke execute on function leasehold.leave(worker_id uuid, reason text) from public;
 revoke execute on function leasehold.lock_key(p_stage text, p_key text) from public;
@@ -256,6 +258,7 @@ revoke execute on function leasehold.overdue_housekeeping() from public;
 revoke execute on function leasehold.partition_size() from public;
 revoke execute on function leasehold.pause_stage(name text, until timestamp with time zone) from public;
 revoke execute on function leasehold.process_nudges(p_stages text[], p_limit integer) from public;
+revoke execute on function leasehold.process_nudges(p_stages text[], p_limit integer, p_from bigint) from public;
 revoke execute on function leasehold.process_nudges_if_allowed(p_task_id bigint) from public;
 revoke execute on function leasehold.promote_due(p_stages text[], p_limit integer) from public;
 revoke execute on function leasehold.raise_unknown_stage(p_stage text) from public;
@@ -313,6 +316,7 @@ revoke execute on function leasehold.task_extra(p_task leasehold.tasks, p_crashe
 revoke execute on function leasehold.tidy() from public;
 revoke execute on function leasehold.tidy_rows(p_limit integer) from public;
 revoke execute on function leasehold.trim_schedule_firings(p_keep interval, p_limit integer) from public;
+revoke execute on function leasehold.violations() from public;
 revoke execute on function leasehold.wake(p_stages text[]) from public;
 revoke execute on function leasehold.why_untold() from public;
 revoke execute on function leasehold.work_conditions() from public;

@@ -464,6 +464,7 @@ create table leasehold.stages (
   rate_tasks integer,
   rate_per interval,
   rate_burst integer,
+  key_limit_lowered_at timestamp with time zone,
   constraint stages_pkey PRIMARY KEY (name),
   constraint stage_backoff_is_ordered CHECK (((backoff_min >= '00:00:00'::interval) AND (backoff_min <= backoff_max) AND (backoff_max <= '30 days'::interval))),
   constraint stage_expected_workers_is_not_negative CHECK (((expected_workers >= 0) AND (expected_workers <= 100000))),
@@ -478,6 +479,7 @@ create table leasehold.stages (
   constraint stage_rate_tasks_is_1_to_1000000 CHECK (((rate_tasks >= 1) AND (rate_tasks <= 1000000))),
   constraint stage_timeout_is_up_to_30_days CHECK (((timeout > '00:00:00'::interval) AND (timeout <= '30 days'::interval)))
 );
+CREATE TRIGGER key_limit_changes BEFORE UPDATE OF key_limit ON leasehold.stages FOR EACH ROW WHEN ((new.key_limit IS DISTINCT FROM old.key_limit)) EXECUTE FUNCTION leasehold.key_limit_changes();
 CREATE TRIGGER rate_is_set AFTER INSERT OR UPDATE OF rate_tasks ON leasehold.stages FOR EACH ROW WHEN ((new.rate_tasks IS NOT NULL)) EXECUTE FUNCTION leasehold.rate_is_set();
 
 create table leasehold.stragglers (
@@ -752,80 +754,11 @@ create view leasehold.dead_workers as
   ORDER BY beat_at DESC;
 
 create view leasehold.invariant_violations as
- SELECT 'ready row below its floor'::text AS violation,
-    b.task_id,
-    b.stage,
-    ((('position '::text || b.ready_position) || ' < floor '::text) || b.floor) AS detail
-   FROM leasehold.below_floors() b(task_id, stage, lane, ready_position, floor)
-  WHERE (NOT (EXISTS ( SELECT
-           FROM leasehold.stragglers)))
-UNION ALL
- SELECT 'running and ready'::text AS violation,
-    l.task_id,
-    l.stage,
-    NULL::text AS detail
-   FROM (leasehold.workers w
-     JOIN leasehold.leases l ON (((l.worker_id = w.id) AND (l.fence >= w.oldest_fence))))
-  WHERE ((w.ended_at IS NULL) AND (EXISTS ( SELECT
-           FROM leasehold.ready r
-          WHERE (r.task_id = l.task_id)
-         OFFSET 0)))
-UNION ALL
- SELECT 'lease of an ended worker'::text AS violation,
-    l.task_id,
-    l.stage,
-    ((w.slot || ' ended '::text) || w.end_reason) AS detail
-   FROM (leasehold.workers w
-     JOIN leasehold.leases l ON ((l.worker_id = w.id)))
-  WHERE (w.ended_at > (leasehold.clock() - '01:00:00'::interval))
-UNION ALL
- SELECT f.violation,
-    f.task_id,
-    f.stage,
-    f.detail
-   FROM leasehold.forgotten_leases() f(violation, task_id, stage, detail)
-UNION ALL
- SELECT 'more tasks of a key admitted than its limit'::text AS violation,
-    min(h.task_id) AS task_id,
-    h.stage,
-    ((((h.concurrency_key || ': '::text) || count(*)) || ' > '::text) || s.key_limit) AS detail
-   FROM (( SELECT l.task_id,
-            l.stage,
-            l.concurrency_key
-           FROM leasehold.leases l
-          WHERE (l.concurrency_key IS NOT NULL)
-        UNION ALL
-         SELECT r.task_id,
-            r.stage,
-            r.concurrency_key
-           FROM leasehold.ready r
-          WHERE (r.concurrency_key IS NOT NULL)) h
-     JOIN leasehold.stages s ON ((s.name = h.stage)))
-  GROUP BY h.stage, h.concurrency_key, s.key_limit
- HAVING (count(*) > s.key_limit)
-UNION ALL
- SELECT 'task in no state'::text AS violation,
-    t.id AS task_id,
-    t.stage,
-    NULL::text AS detail
-   FROM ( SELECT x.id,
-            x.stage
-           FROM leasehold.tasks x
-          ORDER BY x.id DESC
-         LIMIT 200) t
-  WHERE ((NOT (EXISTS ( SELECT
-           FROM leasehold.ready r
-          WHERE (r.task_id = t.id)
-         OFFSET 0))) AND (NOT (EXISTS ( SELECT
-           FROM leasehold.leases l
-          WHERE (l.task_id = t.id)
-         OFFSET 0))) AND (NOT (EXISTS ( SELECT
-           FROM leasehold.scheduled d
-          WHERE (d.task_id = t.id)
-         OFFSET 0))) AND (NOT (EXISTS ( SELECT
-           FROM leasehold.waiting w
-          WHERE (w.task_id = t.id)
-         OFFSET 0))) AND (leasehold.final_outcome(t.id) IS NULL));
+ SELECT violation,
+    task_id,
+    (stage COLLATE "C") AS stage,
+    (detail COLLATE "C") AS detail
+   FROM leasehold.violations() v(violation, task_id, stage, detail);
 
 create view leasehold.open_incidents as
  SELECT id,
@@ -1152,6 +1085,7 @@ CREATE OR REPLACE FUNCTION leasehold.advance_floors(p_patience interval DEFAULT 
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := leasehold.clock();
@@ -1585,6 +1519,7 @@ CREATE OR REPLACE FUNCTION leasehold.below_floors(p_from bigint DEFAULT 0)
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
   select r.task_id, s.name, l.lane::smallint, r.position, f.floor
   from leasehold.stages s cross join generate_series(0, 11) as l(lane)
@@ -1618,6 +1553,9 @@ CREATE OR REPLACE FUNCTION leasehold.cancel_task(task_id bigint, reason text DEF
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
@@ -1857,6 +1795,7 @@ CREATE OR REPLACE FUNCTION leasehold.collect_stragglers()
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_straggler record;
@@ -2278,6 +2217,7 @@ CREATE OR REPLACE FUNCTION leasehold.end_forgotten_leases(p_slack interval DEFAU
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_lease record;
@@ -2310,6 +2250,9 @@ CREATE OR REPLACE FUNCTION leasehold.end_unleased(p_task_id bigint, p_outcome te
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_failures smallint;
@@ -2338,6 +2281,9 @@ CREATE OR REPLACE FUNCTION leasehold.end_worker(p_worker uuid, p_reason text)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
@@ -2524,6 +2470,7 @@ CREATE OR REPLACE FUNCTION leasehold.exchange(p_worker uuid, p_done_ids bigint[]
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
  SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
@@ -2829,6 +2776,7 @@ CREATE OR REPLACE FUNCTION leasehold.expire_deadlines(p_slack interval DEFAULT '
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_lease record;
@@ -2858,6 +2806,9 @@ CREATE OR REPLACE FUNCTION leasehold.explain_task(task_id bigint)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
@@ -3045,6 +2996,9 @@ CREATE OR REPLACE FUNCTION leasehold.final_outcome(p_task_id bigint)
  LANGUAGE sql
  STABLE PARALLEL SAFE
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
   select case when a.final then a.outcome end
   from leasehold.attempts a where a.task_id = p_task_id order by a.fence desc limit 1
@@ -3152,6 +3106,7 @@ CREATE OR REPLACE FUNCTION leasehold.forgotten_leases()
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
   select 'lease that its worker has forgotten', l.task_id, l.stage,
     w.slot || ' says its oldest fence is ' || w.oldest_fence || ', this one is ' || l.fence
@@ -3172,6 +3127,9 @@ CREATE OR REPLACE FUNCTION leasehold.free_child(p_child bigint, p_parent bigint)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_child record;
@@ -3408,6 +3366,62 @@ AS $function$
   from leasehold.alerts_used(p_channel, p_at) u
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.key_limit_changes()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_surplus bigint;
+  v_back bigint;
+begin
+  perform leasehold.require_read_committed('changing key_limit');
+  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('leasehold key limit ' || new.name, 0));
+  if new.key_limit < old.key_limit then
+    -- A row that was claimed, ended or put elsewhere in ready (run_now) while this waited for it did not go back: then what
+    -- is there now is looked at again. Nothing is admitted meanwhile, so that comes to an end.
+    loop
+      with admitted as (
+        -- First what runs, then in the order in which they would start.
+        select null::tid as rid, true as runs, null::smallint as lane, null::bigint as position, l.concurrency_key
+        from leasehold.leases l where l.stage = new.name and l.concurrency_key is not null
+        union all
+        select r.ctid, false, r.lane, r.position, r.concurrency_key
+        from leasehold.ready r where r.stage = new.name and r.concurrency_key is not null
+      ), surplus as materialized (
+        select n.rid
+        from (
+          select a.rid, row_number() over (
+            partition by a.concurrency_key order by a.runs desc, a.lane desc, a.position) as nr from admitted a
+        ) n
+        where n.nr > new.key_limit and n.rid is not null
+      ), gone as (
+        delete from leasehold.ready r where r.ctid = any (array(select s.rid from surplus s))
+        returning r.task_id, r.failures, r.crashes, r.lane, r.stage, r.concurrency_key
+      ), back as (
+        insert into leasehold.waiting (task_id, failures, crashes, lane, for_parents, stage, concurrency_key, waiting_since)
+        select g.task_id, g.failures, g.crashes, g.lane, false, g.stage, g.concurrency_key, v.now
+        from gone g cross join (select leasehold.clock() as now) v
+        returning 1
+      )
+      select (select count(*) from surplus), (select count(*) from back) into v_surplus, v_back;
+      exit when v_back = v_surplus;
+    end loop;
+    -- After the last look: whatever was claimed before it has begun earlier.
+    new.key_limit_lowered_at := leasehold.clock();
+  else
+    insert into leasehold.nudges (stage, concurrency_key)
+    select distinct w.stage, w.concurrency_key from leasehold.waiting w where w.stage = new.name and not w.for_parents;
+  end if;
+  -- What could not be admitted meanwhile, or may be now.
+  perform leasehold.wake(array[new.name]);
+  return new;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.late_schedules()
  RETURNS TABLE(kind text, subject text, summary text, details jsonb)
  LANGUAGE sql
@@ -3497,6 +3511,9 @@ CREATE OR REPLACE FUNCTION leasehold.lock_key(p_stage text, p_key text)
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
 begin
+  if not pg_catalog.pg_try_advisory_xact_lock_shared(pg_catalog.hashtextextended('leasehold key limit ' || p_stage, 0)) then
+    return false;
+  end if;
   perform from leasehold.concurrency_keys k where k.stage = p_stage and k.concurrency_key = p_key for update skip locked;
   if found then
     return true;
@@ -4017,9 +4034,21 @@ $function$;
 
 CREATE OR REPLACE FUNCTION leasehold.process_nudges(p_stages text[], p_limit integer DEFAULT 200)
  RETURNS integer
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+AS $function$
+  select leasehold.process_nudges(p_stages, p_limit, 0)
+$function$;
+
+CREATE OR REPLACE FUNCTION leasehold.process_nudges(p_stages text[], p_limit integer, p_from bigint)
+ RETURNS integer
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_nudge record;
@@ -4030,8 +4059,13 @@ declare
 begin
   perform leasehold.require_read_committed('process_nudges');
   for v_nudge in
-    select n.id, n.stage, n.task_id, n.parent_id, n.concurrency_key from leasehold.nudges n
-    where n.stage = any (p_stages) order by n.id limit p_limit for update skip locked
+    -- Stage by stage, so that the first ones are found without reading all the others.
+    select n.id, n.stage, n.task_id, n.parent_id, n.concurrency_key
+    from (select distinct unnest(p_stages) as name) s
+    cross join lateral (
+      select n.* from leasehold.nudges n
+      where n.stage = s.name and n.id >= p_from order by n.id limit p_limit for update skip locked) n
+    order by n.id limit p_limit
   loop
     v_seen := v_seen || v_nudge.id;
     if v_nudge.task_id is not null then
@@ -4061,6 +4095,7 @@ begin
     delete from leasehold.nudges n where n.id = v_nudge.id;
     v_handled := v_handled + 1;
   end loop;
+  -- What is stuck goes to the end, so that it never keeps the rest from being looked at.
   if cardinality(v_seen) >= p_limit and v_handled < p_limit then
     with stuck as (
       delete from leasehold.nudges n where n.id = any (v_seen)
@@ -4083,12 +4118,24 @@ CREATE OR REPLACE FUNCTION leasehold.process_nudges_if_allowed(p_task_id bigint)
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
 AS $function$
+declare
+  v_from bigint;
 begin
-  if pg_catalog.current_setting('transaction_isolation') = 'read committed' then
-    for i in 1 .. 100 loop
-      exit when leasehold.process_nudges(array(select distinct n.stage from leasehold.nudges n)) = 0;
-    end loop;
+  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    return;
   end if;
+  -- Its children have been nudged once; its key's newest nudge is the one that is meant.
+  select least(min(n.id) filter (where n.parent_id = p_task_id), max(n.id) filter (where n.concurrency_key is not null))
+  into v_from from leasehold.nudges n
+  where n.parent_id = p_task_id
+    or (n.stage, n.concurrency_key) = (select t.stage, t.concurrency_key from leasehold.tasks t where t.id = p_task_id);
+  if v_from is null then
+    return;
+  end if;
+  for i in 1 .. 100 loop
+    exit when leasehold.process_nudges(
+      array(select distinct n.stage from leasehold.nudges n where n.id >= v_from), 200, v_from) = 0;
+  end loop;
 end
 $function$;
 
@@ -4099,6 +4146,7 @@ CREATE OR REPLACE FUNCTION leasehold.promote_due(p_stages text[], p_limit intege
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
  SET enable_seqscan TO 'off'
  SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := leasehold.clock();
@@ -4158,6 +4206,7 @@ CREATE OR REPLACE FUNCTION leasehold.range_holds(p_first bigint, p_end bigint)
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
  SET enable_seqscan TO 'off'
  SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_count bigint;
@@ -4547,6 +4596,9 @@ CREATE OR REPLACE FUNCTION leasehold.retry_task(task_id bigint)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
@@ -4612,6 +4664,9 @@ CREATE OR REPLACE FUNCTION leasehold.return_strays(p_worker uuid, p_known bigint
  LANGUAGE sql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
   select leasehold.return_strays(p_worker, p_known, null)
 $function$;
@@ -4621,6 +4676,9 @@ CREATE OR REPLACE FUNCTION leasehold.return_strays(p_worker uuid, p_known bigint
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_strays jsonb;
@@ -4693,6 +4751,9 @@ CREATE OR REPLACE FUNCTION leasehold.route_special(p_ids bigint[])
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := leasehold.clock();
@@ -4808,6 +4869,9 @@ CREATE OR REPLACE FUNCTION leasehold.run_now(task_id bigint)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
@@ -5223,11 +5287,15 @@ CREATE OR REPLACE FUNCTION leasehold.settle_endings(p_worker uuid, p_endings jso
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := leasehold.clock();
   v_accepted bigint[];
   v_keyed bigint[];
+  v_special boolean;
   v_done bigint[];
   v_dead bigint[];
   v_cancelled bigint[];
@@ -5250,28 +5318,24 @@ begin
     where e.outcome in ('done', 'fail', 'release', 'snooze', 'cancel')
   ), gone as (
     delete from leasehold.leases l where l.ctid = any (array(select a.rid from asked a))
-    returning l.task_id, l.fence, l.leased_at, l.attempt, l.crashes, l.concurrency_key
+    returning l.task_id, l.fence, l.leased_at, l.attempt, l.crashes, l.stage, l.run_id, l.key, l.concurrency_key
   ), ended as (
     select distinct on (g.task_id) g.*, a.outcome, a.result, a.error, a.after_ms, a.retryable
     from gone g join asked a on a.task_id = g.task_id
   ), judged as (
-    select n.*,
+    select n.*, s.backoff_min, s.backoff_max,
       case n.outcome
         when 'done' then 'done'
         when 'cancel' then 'cancelled'
         when 'release' then 'released'
         when 'snooze' then 'snoozed'
-        else case when n.retryable and n.attempt < coalesce(t.max_attempts, s.max_attempts) then 'retry' else 'dead' end
-      end as ending,
-      case n.outcome
-        when 'release' then null
-        when 'snooze' then v_now + greatest(coalesce(n.after_ms, 1000), 1000) * interval '1 millisecond'
-        else v_now + coalesce(n.after_ms * interval '1 millisecond',
-          leasehold.backoff(n.attempt, s.backoff_min, s.backoff_max))
-      end as again_at
-    from ended n
-    cross join lateral (select t.stage, t.max_attempts from leasehold.tasks t where t.id = n.task_id limit 1) t
-    join leasehold.stages s on s.name = t.stage
+        else case
+          when n.retryable and n.attempt < coalesce(
+            (select t.max_attempts from leasehold.tasks t where t.id = n.task_id), s.max_attempts) then 'retry'
+          else 'dead'
+        end
+      end as ending
+    from ended n join leasehold.stages s on s.name = n.stage
   ), recorded as (
     insert into leasehold.attempts (task_id, fence, worker_id, leased_at, ended_at, attempt, final, outcome, error, result)
     select task_id, fence, p_worker, leased_at, v_now, attempt, ending in ('done', 'dead', 'cancelled'), ending, error, result
@@ -5279,6 +5343,7 @@ begin
   )
   select array_agg(task_id),
     array_agg(task_id) filter (where concurrency_key is not null),
+    count(run_id) + count(key) > 0,
     array_agg(task_id) filter (where ending = 'done'),
     array_agg(task_id) filter (where ending = 'dead'),
     array_agg(task_id) filter (where ending = 'cancelled'),
@@ -5286,20 +5351,31 @@ begin
     array_agg((attempt - case when ending = 'retry' then 0 else 1 end)::smallint order by task_id)
       filter (where ending in ('retry', 'released', 'snoozed')),
     array_agg(crashes order by task_id) filter (where ending in ('retry', 'released', 'snoozed')),
-    array_agg(again_at order by task_id) filter (where ending in ('retry', 'released', 'snoozed'))
-  into v_accepted, v_keyed, v_done, v_dead, v_cancelled, v_again, v_again_failures, v_again_crashes, v_again_at
+    array_agg(
+      case ending
+        when 'released' then null
+        when 'snoozed' then v_now + greatest(coalesce(after_ms, 1000), 1000) * interval '1 millisecond'
+        else v_now + coalesce(after_ms * interval '1 millisecond', leasehold.backoff(attempt, backoff_min, backoff_max))
+      end order by task_id) filter (where ending in ('retry', 'released', 'snoozed'))
+  into v_accepted, v_keyed, v_special, v_done, v_dead, v_cancelled, v_again, v_again_failures, v_again_crashes, v_again_at
   from judged;
   if v_keyed is not null then
     perform leasehold.nudge_keys(v_keyed);
   end if;
-  if v_done is not null then
-    perform leasehold.after_end(v_done, 'done');
-  end if;
-  if v_dead is not null then
-    perform leasehold.after_end(v_dead, 'dead');
-  end if;
-  if v_cancelled is not null then
-    perform leasehold.after_end(v_cancelled, 'cancelled');
+  -- Without key, run and children nothing follows from an end; a transaction with an old snapshot may not see all children.
+  if v_special
+    or exists (select from leasehold.dependencies d where d.parent_id = any (v_accepted))
+    or pg_catalog.current_setting('transaction_isolation') <> 'read committed'
+  then
+    if v_done is not null then
+      perform leasehold.after_end(v_done, 'done');
+    end if;
+    if v_dead is not null then
+      perform leasehold.after_end(v_dead, 'dead');
+    end if;
+    if v_cancelled is not null then
+      perform leasehold.after_end(v_cancelled, 'cancelled');
+    end if;
   end if;
   if v_again is not null then
     perform leasehold.enter(v_again, v_again_failures, v_again_crashes, v_again_at, false);
@@ -5385,6 +5461,9 @@ CREATE OR REPLACE FUNCTION leasehold.submit(stage text, payload jsonb DEFAULT '{
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
@@ -5579,6 +5658,48 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION leasehold.violations()
+ RETURNS TABLE(violation text, task_id bigint, stage text, detail text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+  select 'ready row below its floor' as violation, b.task_id, b.stage, 'position ' || b.ready_position || ' < floor ' || b.floor as detail
+  from leasehold.below_floors() b
+  where not exists (select from leasehold.stragglers)
+  union all
+  -- "offset 0" keeps each of these questions from becoming a join.
+  select 'running and ready', l.task_id, l.stage, null from leasehold.workers w
+  join leasehold.leases l on l.worker_id = w.id and l.fence >= w.oldest_fence
+  where w.ended_at is null and exists (select from leasehold.ready r where r.task_id = l.task_id offset 0)
+  union all
+  select 'lease of an ended worker', l.task_id, l.stage, w.slot || ' ended ' || w.end_reason
+  from leasehold.workers w join leasehold.leases l on l.worker_id = w.id
+  where w.ended_at > leasehold.clock() - interval '1 hour'
+  union all
+  select f.violation, f.task_id, f.stage, f.detail from leasehold.forgotten_leases() f
+  union all
+  select 'more tasks of a key admitted than its limit', min(h.task_id), h.stage, h.concurrency_key || ': ' || count(*) || ' > ' || s.key_limit
+  from (
+    select l.task_id, l.stage, l.concurrency_key, l.leased_at from leasehold.leases l where l.concurrency_key is not null
+    union all
+    select r.task_id, r.stage, r.concurrency_key, null from leasehold.ready r where r.concurrency_key is not null
+  ) h join leasehold.stages s on s.name = h.stage
+  group by h.stage, h.concurrency_key, s.key_limit
+  having count(*) > greatest(s.key_limit, count(*) filter (where h.leased_at <= s.key_limit_lowered_at))
+  union all
+  select 'task in no state', t.id, t.stage, null
+  from (select x.id, x.stage from leasehold.tasks x order by x.id desc limit 200) t
+  where not exists (select from leasehold.ready r where r.task_id = t.id offset 0)
+    and not exists (select from leasehold.leases l where l.task_id = t.id offset 0)
+    and not exists (select from leasehold.scheduled d where d.task_id = t.id offset 0)
+    and not exists (select from leasehold.waiting w where w.task_id = t.id offset 0)
+    and leasehold.final_outcome(t.id) is null
+$function$;
+
 CREATE OR REPLACE FUNCTION leasehold.wake(p_stages text[])
  RETURNS void
  LANGUAGE plpgsql
@@ -5696,6 +5817,9 @@ CREATE OR REPLACE FUNCTION leasehold.write_notes(p_worker uuid, p_notes jsonb)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'leasehold', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := leasehold.clock();
@@ -5816,6 +5940,7 @@ grant execute on function leasehold.set_backlog_limit(p_stage text, p_older_than
 grant execute on function leasehold.settle(worker_id uuid, task_id bigint, fence bigint, outcome text, result jsonb, error jsonb, retry_after interval, retryable boolean, children jsonb) to leasehold_worker;
 grant execute on function leasehold.storage_health() to leasehold_observer;
 grant execute on function leasehold.submit(stage text, payload jsonb, priority integer, run_at timestamp with time zone, key text, run_id text, title text, max_attempts integer, timeout interval, depends_on bigint[], concurrency_key text, meta jsonb, on_key_conflict text) to leasehold_submitter;
+grant execute on function leasehold.violations() to leasehold_observer;
 grant execute on function leasehold.write_notes(p_worker uuid, p_notes jsonb) to leasehold_worker;
 grant insert (anchor), update (anchor) on table leasehold.schedules to leasehold_operator;
 grant insert (catch_up), update (catch_up) on table leasehold.schedules to leasehold_operator;
@@ -5944,6 +6069,7 @@ revoke execute on function leasehold.is_held(p_channel text, p_at timestamp with
 revoke execute on function leasehold.is_held_by_rate(p_stage text) from public;
 revoke execute on function leasehold.is_quiet(p_at timestamp with time zone) from public;
 revoke execute on function leasehold.is_withheld(p_channel text, p_at timestamp with time zone) from public;
+revoke execute on function leasehold.key_limit_changes() from public;
 revoke execute on function leasehold.late_schedules() from public;
 revoke execute on function leasehold.leave(worker_id uuid, reason text) from public;
 revoke execute on function leasehold.lock_key(p_stage text, p_key text) from public;
@@ -5971,6 +6097,7 @@ revoke execute on function leasehold.overdue_housekeeping() from public;
 revoke execute on function leasehold.partition_size() from public;
 revoke execute on function leasehold.pause_stage(name text, until timestamp with time zone) from public;
 revoke execute on function leasehold.process_nudges(p_stages text[], p_limit integer) from public;
+revoke execute on function leasehold.process_nudges(p_stages text[], p_limit integer, p_from bigint) from public;
 revoke execute on function leasehold.process_nudges_if_allowed(p_task_id bigint) from public;
 revoke execute on function leasehold.promote_due(p_stages text[], p_limit integer) from public;
 revoke execute on function leasehold.raise_unknown_stage(p_stage text) from public;
@@ -6028,6 +6155,7 @@ revoke execute on function leasehold.task_extra(p_task leasehold.tasks, p_crashe
 revoke execute on function leasehold.tidy() from public;
 revoke execute on function leasehold.tidy_rows(p_limit integer) from public;
 revoke execute on function leasehold.trim_schedule_firings(p_keep interval, p_limit integer) from public;
+revoke execute on function leasehold.violations() from public;
 revoke execute on function leasehold.wake(p_stages text[]) from public;
 revoke execute on function leasehold.why_untold() from public;
 revoke execute on function leasehold.work_conditions() from public;

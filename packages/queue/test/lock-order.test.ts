@@ -88,6 +88,10 @@ const verbs: Record<string, (on: Db, f: Family) => Promise<unknown>> = {
     f.stage,
   ]),
   'submit a child': (on, f) => insertTask(on, f.stage, { depends_on: [f.lease.taskId, f.sibling] }),
+  'raise the key limit, and lower it again': call(
+    'leasehold.register_stage($1, p_key_limit => 2), leasehold.register_stage($1, p_key_limit => 1)',
+    (f) => [f.stage],
+  ),
   'release the dead and overdue': call(
     `leasehold.release_dead_workers(), leasehold.expire_deadlines('-1 hour')`,
     () => [],

@@ -102,6 +102,23 @@ async function lateSubmitter(patience: string): Promise<string | null> {
   return claimed.includes(late) ? null : 'a task was left below its floor'
 }
 
+/** A limit of two is lowered to one while another transaction does something to the key's two tasks; how many are left? */
+async function loweredBeside(verb: string, admittedBefore: boolean): Promise<string | null> {
+  const stage = await addStage(db, { key_limit: 2 })
+  await insertTask(db, stage, { concurrency_key: 'k' })
+  const last = await insertTask(db, stage, { concurrency_key: 'k' })
+  if (admittedBefore) await db.query('select leasehold.process_nudges($1)', [[stage]])
+  const [one, two] = [await database.client(), await database.client()]
+  await one.query('begin')
+  await one.query(`select ${verb} from (select array[$1] as stages, $2::bigint as task) x`, [stage, last])
+  const lowered = two.query('update leasehold.stages set key_limit = 1 where name = $1', [stage])
+  await waits(db, two, lowered)
+  await one.query('commit')
+  await lowered
+  const { rowCount } = await db.query('select from leasehold.ready where stage = $1', [stage])
+  return rowCount === 1 ? null : `${rowCount} tasks of a key were left under a limit of 1`
+}
+
 const mutants: Record<string, Mutant> = {
   'the fence, when settling in bulk': {
     function: 'exchange',
@@ -216,6 +233,24 @@ const mutants: Record<string, Mutant> = {
       const { rowCount } = await db.query('select from leasehold.ready where stage = $1', [stage])
       return rowCount === 1 ? null : `${rowCount} tasks of a key with limit 1 were admitted`
     },
+  },
+  'that who admits keeps the limit from changing': {
+    function: 'lock_key',
+    guard: `if not pg_catalog.pg_try_advisory_xact_lock_shared(pg_catalog.hashtextextended('leasehold key limit ' || p_stage, 0)) then`,
+    without: 'if false then',
+    scenario: () => loweredBeside('leasehold.process_nudges(stages)', false),
+  },
+  'that who changes a key limit waits for those who admit': {
+    function: 'key_limit_changes',
+    guard: `perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('leasehold key limit ' || new.name, 0));`,
+    without: '',
+    scenario: () => loweredBeside('leasehold.process_nudges(stages)', false),
+  },
+  'the look at what there is after waiting, when a key limit is lowered': {
+    function: 'key_limit_changes',
+    guard: 'exit when v_back = v_surplus;',
+    without: 'exit;',
+    scenario: () => loweredBeside('leasehold.run_now(task)', true),
   },
   'passing over what others hold, when claiming': {
     function: 'exchange',
